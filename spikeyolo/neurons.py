@@ -1,0 +1,245 @@
+"""The integer leaky integrate-and-fire neuron: equations, module, named configurations.
+
+LIF, I-LIF, IB-LIF and IBRA-LIF are one neuron with other numbers (Integer Binary-Range Alignment Neuron,
+arXiv 2506.05679): a code ``k`` in {0, ..., D_N} is emitted where the potential is rounded to steps of ``1 / N``.
+This module needs torch alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor, nn
+
+MAX_D_N = 2**22 - 1  # up to here N * v rounds to the right code in float32
+DECAY = 0.25  # SpikeYOLO's membrane decay
+
+
+def fire(v: Tensor, N: float, D_N: int) -> Tensor:
+    """Emit integer codes from membrane potentials.
+
+    k = clip(round(N * v), 0, D_N), halves rounded to even.
+
+    Args:
+        v: Membrane potential, any shape, float32 or float64 (lower precisions cannot hold the codes).
+        N: Range-alignment factor, codes per unit of potential.
+        D_N: Largest code.
+
+    Returns:
+        Codes in {0, ..., D_N}, shape and dtype of ``v``.
+
+    References:
+        Integer Binary-Range Alignment Neuron, arXiv 2506.05679, Eq. 10.
+    """
+    return (v * N).round_().clamp_(0, D_N)
+
+
+def simulate(x: Tensor, emit: Callable[[Tensor], Tensor], *, T: int = 1, decay: float = DECAY) -> Tensor:
+    """Run a neuron over T timesteps.
+
+    v[t] = decay * (v[t-1] - o[t-1]) + x[t],   o[t] = emit(v[t])
+
+    Args:
+        x: Input current, shape (T*B, ...), time-major: row ``t * B + b`` is image b at timestep t.
+        emit: Maps potentials v[t] of shape (B, ...) to the spike values o[t] of the same shape.
+        T: Timesteps.
+        decay: Share of the residual potential that survives a timestep, 0 to 1.
+
+    Returns:
+        Spike values of all timesteps, shape of ``x``; float32 for float16 and bfloat16 inputs, else the dtype of ``x``.
+
+    Raises:
+        ValueError: If the first dimension is not a multiple of T.
+    """
+    if x.dtype in {torch.float16, torch.bfloat16}:
+        x = x.float()  # 511 codes do not fit into the 8 significant bits of bfloat16
+    if T == 1:
+        return emit(x)
+    if x.shape[0] % T:
+        raise ValueError(f"batch of {x.shape[0]} is not a multiple of T={T}; repeat the images T times (SpikeEncoder)")
+    v, *currents = x.chunk(T)  # not unflatten: its ONNX form freezes the batch and image size
+    spikes = [emit(v)]
+    for current in currents:
+        v = torch.add(current, v - spikes[-1], alpha=decay)
+        spikes.append(emit(v))
+    return torch.cat(spikes)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The neuron with its straight-through gradient; one byte per element is kept for backward.
+
+    do[t]/dv[t] = 1 where 0 <= v[t] <= D, else 0 (Eq. 16); the reset term o[t-1] carries no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, N: float, D_N: int, T: int, decay: float) -> Tensor:
+        windows = []
+
+        def emit(v: Tensor) -> Tensor:
+            # Clipping first gives the same codes as `fire` and, by one comparison, the gradient window.
+            clipped = v.clamp(0, D_N / N)
+            windows.append(clipped == v)
+            return clipped.mul_(N).round_().div_(N)
+
+        spikes = simulate(x, emit, T=T, decay=decay)
+        ctx.save_for_backward(*windows)
+        ctx.decay = decay
+        return spikes
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        windows = ctx.saved_tensors
+        if len(windows) == 1:
+            return windows[0].to(grad.dtype).mul_(grad), None, None, None, None
+        steps = [w.to(grad.dtype).mul_(g) for w, g in zip(windows, grad.chunk(len(windows)), strict=True)]
+        for t in reversed(range(len(steps) - 1)):
+            steps[t].add_(steps[t + 1], alpha=ctx.decay)
+        return torch.cat(steps), None, None, None, None
+
+
+class IBRALIF(nn.Module):
+    """Integer leaky integrate-and-fire neuron with binary-range alignment.
+
+    It keeps no tensor between two forwards: timesteps are folded into the batch, time-major.
+
+    Args:
+        D: Largest spike value.
+        N: Range-alignment factor: codes per unit of potential. ``D * N`` is the largest code and must be whole.
+        T: Timesteps.
+        decay: Membrane decay between timesteps, 0 to 1.
+
+    Shape:
+        Input and output (T*B, ...). Outputs are spike values ``k / N``: in the dtype of the input, but float32 under
+        autocast, so that no code is lost before the convolution casts it.
+
+    Raises:
+        ValueError: For numbers that make no neuron.
+
+    References:
+        arXiv 2506.05679, Eq. 9-16.
+    """
+
+    def __init__(self, D: float = 5.11, N: float = 100, *, T: int = 1, decay: float = DECAY):
+        super().__init__()
+        for name, value in {"D": D, "N": N, "T": T, "decay": decay}.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        if D <= 0 or N <= 0:
+            raise ValueError(f"D and N must be positive, got D={D:g}, N={N:g}; try D=5.11, N=100")
+        D_N = round(D * N)
+        if D_N < 1 or not math.isclose(D * N, D_N, rel_tol=1e-9):
+            whole = max(D_N, 1)
+            raise ValueError(f"D * N must be whole and >= 1, got {D:g} * {N:g} = {D * N:g}; try D={whole / N:g}")
+        if D_N > MAX_D_N:
+            raise ValueError(f"D * N must be at most {MAX_D_N} (float32 rounds no larger code exactly), got {D_N}")
+        if int(T) != T or T < 1:
+            raise ValueError(f"T must be a whole number of timesteps >= 1, got {T:g}; try T=1")
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay must lie between 0 and 1, got {decay:g}; try decay={DECAY}")
+        self.D, self.N, self.T, self.decay = float(D), float(N), int(T), float(decay)
+
+    @property
+    def D_N(self) -> int:
+        """Largest code."""
+        return round(self.D * self.N)
+
+    @property
+    def planes(self) -> int:
+        """Number of binary planes that hold a code."""
+        return self.D_N.bit_length()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the spike values of input currents ``x``, shape (T*B, ...)."""
+        if x.requires_grad and torch.is_grad_enabled():
+            spikes = _StraightThrough.apply(x, self.N, self.D_N, self.T, self.decay)
+        else:  # no gradient wanted: plain operations, which the ONNX and TorchScript exporters can trace
+            spikes = simulate(x, lambda v: fire(v, self.N, self.D_N).div_(self.N), T=self.T, decay=self.decay)
+        return spikes if torch.is_autocast_enabled(x.device.type) else spikes.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Return the numbers of the neuron."""
+        return f"D={self.D:g}, N={self.N:g}, T={self.T}, decay={self.decay:g}, planes={self.planes}"
+
+
+SPIKING = {  # the numbers behind the names of the field
+    "lif": {"D": 1, "N": 1},
+    "i-lif": {"D": 4, "N": 1},
+    "ib-lif": {"D": 511, "N": 1},
+    "ibra-lif": {"D": 5.11, "N": 100},
+}
+TWINS = {"relu": nn.ReLU, "silu": nn.SiLU}  # activations of the ANN twin
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronConfig:
+    """The ``neuron:`` mapping of a model YAML; calling it makes one neuron.
+
+    Args:
+        type: "lif", "i-lif", "ib-lif", "ibra-lif", or "relu" and "silu" for the ANN twin.
+        D: Largest spike value (spiking types).
+        N: Range-alignment factor (spiking types).
+        T: Timesteps.
+        decay: Membrane decay.
+
+    Raises:
+        ValueError: For an unknown type or key, missing or contradicting numbers.
+    """
+
+    type: str
+    D: float | None = None
+    N: float | None = None
+    T: int = 1
+    decay: float = field(default=DECAY)
+
+    @classmethod
+    def preset(cls, name: str) -> NeuronConfig:
+        """Return the named configuration with its usual numbers."""
+        return cls(type=name, **SPIKING.get(name, {}))
+
+    @classmethod
+    def from_mapping(cls, mapping: object) -> NeuronConfig:
+        """Read the ``neuron:`` entry of a model YAML."""
+        if not isinstance(mapping, Mapping) or "type" not in mapping:
+            raise ValueError(f"neuron: must be a mapping such as {_example('ibra-lif')}, got {mapping!r}")
+        known = [f.name for f in fields(cls)]
+        if unknown := [str(key) for key in mapping if key not in known]:
+            raise ValueError(f"neuron: has no key {', '.join(unknown)}; keys are {', '.join(known)}")
+        return cls(**mapping)
+
+    def __post_init__(self):
+        if self.type not in (*SPIKING, *TWINS):
+            raise ValueError(f"unknown neuron type {self.type!r}; types are {', '.join((*SPIKING, *TWINS))}")
+        if self.type in TWINS:
+            if (self.D, self.N, self.T) != (None, None, 1):
+                raise ValueError(f"neuron type {self.type} takes no D or N and T = 1, got {self}; drop the numbers")
+            return
+        if missing := [name for name in ("D", "N") if getattr(self, name) is None]:
+            raise ValueError(
+                f"neuron: {{type: {self.type}}} lacks {' and '.join(missing)}; write {_example(self.type)}"
+            )
+        if self.type == "lif" and (self.D, self.N) != (1, 1):
+            raise ValueError(f"a lif neuron has D = 1 and N = 1, got D={self.D}, N={self.N}; i-lif takes any whole D")
+        if self.type in {"i-lif", "ib-lif"} and self.N != 1:
+            raise ValueError(f"{self.type} has N = 1, got N={self.N}; ibra-lif takes any N")
+        self()  # the neuron checks its own numbers
+
+    @property
+    def spiking(self) -> bool:
+        """Whether this is a neuron and not the activation of an ANN twin."""
+        return self.type in SPIKING
+
+    def __call__(self) -> nn.Module:
+        """Make one neuron (or one activation of the twin)."""
+        if self.type in TWINS:
+            return TWINS[self.type]()
+        assert self.D is not None
+        assert self.N is not None
+        return IBRALIF(self.D, self.N, T=self.T, decay=self.decay)
+
+
+def _example(name: str) -> str:
+    numbers = ", ".join(f"{key}: {value}" for key, value in SPIKING[name].items())
+    return f"neuron: {{type: {name}, {numbers}, T: 1, decay: {DECAY}}}"
