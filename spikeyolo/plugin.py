@@ -1,0 +1,279 @@
+"""Everything that changes Ultralytics, in one place: what is patched, why, and whether it still fits.
+
+`register` is called by the start-up hook behind the import of ``ultralytics.cfg`` and of ``ultralytics.nn.tasks``, and
+can be undone by `unregister`. Each patched function passes everything that is not ours to the original.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from spikeyolo.assets import find_cfg
+
+TESTED = ("8.4.120", "8.4.190")  # first and last release that the test suite has run with
+BELOW = "8.5"
+ANCHORS = {  # what is patched or relied upon: parameters that must be there, in order
+    "ultralytics.utils.checks:check_file": ("file", "suffix", "download"),
+    "ultralytics.nn.tasks:yaml_model_load": ("path",),
+    "ultralytics.nn.tasks:parse_model": ("d", "ch", "verbose"),
+    "ultralytics.nn.tasks:torch_safe_load": ("weight",),
+    "ultralytics.nn.tasks:BaseModel._predict_once": ("self", "x", "profile"),
+    "ultralytics.nn.tasks:BaseModel.load": ("self", "weights", "verbose"),
+    "ultralytics.nn.tasks:BaseModel.fuse": ("self",),
+    "ultralytics.nn.modules.conv:Conv.forward_fuse": ("self", "x"),
+    "ultralytics.nn.modules.conv:Conv2.fuse_convs": ("self",),
+    "ultralytics.nn.modules.head:Detect.__init__": ("self", "nc", "reg_max", "end2end", "ch"),
+    "ultralytics.nn.modules.head:Detect.forward_head": ("self", "x", "box_head", "cls_head"),
+    "ultralytics.nn.distill_model:DistillationModel.get_distill_layers": ("model",),
+}
+EVENTS = ("on_train_start", "on_val_start", "on_predict_start")
+
+_undo: dict[str, list[Callable[[], object]]] = {}  # by patched module
+
+
+def register() -> None:
+    """Patch the parts of Ultralytics that are imported; safe to call again.
+
+    Raises:
+        RuntimeError: If the installed Ultralytics is outside the supported range or a patched function has moved;
+            nothing is patched then.
+    """
+    check_version()
+    for module, patch in {"ultralytics.utils.checks": _patch_files, "ultralytics.nn.tasks": _patch_models}.items():
+        if module in sys.modules and module not in _undo:
+            undo: list[Callable[[], object]] = []
+            try:
+                patch(undo)
+            except BaseException:
+                _restore(undo)
+                raise
+            _undo[module] = undo
+
+
+def unregister() -> None:
+    """Restore Ultralytics as it was."""
+    while _undo:
+        _restore(_undo.popitem()[1])
+
+
+def registered() -> bool:
+    """Return whether models can be built by the plugin in this process."""
+    return "ultralytics.nn.tasks" in _undo
+
+
+def _restore(undo: list[Callable[[], object]]) -> None:
+    for step in reversed(undo):
+        step()
+
+
+def check_version() -> str:
+    """Return the version of Ultralytics, or raise RuntimeError if it is too old or too new."""
+    import ultralytics
+    from ultralytics.utils.checks import parse_version
+
+    version = ultralytics.__version__
+    if parse_version(version) < parse_version(TESTED[0]):
+        problem = "too old"
+    elif parse_version(version) >= parse_version(BELOW):
+        problem = "too new"
+    else:
+        return version
+    raise RuntimeError(f"ultralytics {version} is {problem}: {_tested()}")
+
+
+def _tested() -> str:
+    return f"tested with {TESTED[0]} to {TESTED[1]}; remedy: pip install 'ultralytics>={TESTED[0]},<{BELOW}'"
+
+
+def _anchor(name: str) -> tuple[object, str, Any]:
+    """Return owner, attribute name and value of an anchor whose signature has been checked."""
+    module, path = name.split(":")
+    *parents, attribute = path.split(".")
+    try:
+        owner = functools.reduce(getattr, parents, __import__(module, fromlist=["_"]))
+        value = getattr(owner, attribute)
+        found = tuple(inspect.signature(value).parameters)
+    except (ImportError, AttributeError):
+        found = None
+    wanted = ANCHORS[name]
+    if found is None or found[: len(wanted)] != wanted:
+        import ultralytics
+
+        now = "is gone" if found is None else f"takes ({', '.join(found)})"
+        raise RuntimeError(f"{name} of ultralytics {ultralytics.__version__} {now}: {_tested()}")
+    return owner, attribute, value
+
+
+def _replace(undo: list[Callable[[], object]], name: str, wrap: Callable[[Any], Any]) -> None:
+    """Replace a function or method, also where other Ultralytics modules have imported it by name."""
+    owner, attribute, original = _anchor(name)
+    replacement = functools.wraps(original)(wrap(original))
+    if isinstance(owner, ModuleType):
+        _rebind(original, replacement)
+        undo.append(functools.partial(_rebind, replacement, original))
+    else:
+        static = isinstance(vars(owner).get(attribute), staticmethod)
+        setattr(owner, attribute, staticmethod(replacement) if static else replacement)
+        undo.append(functools.partial(setattr, owner, attribute, staticmethod(original) if static else original))
+
+
+def _rebind(old: object, new: object) -> None:
+    """Exchange a function wherever a module of Ultralytics holds it."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "ultralytics":
+            for key in [key for key, value in vars(module).items() if value is old]:
+                setattr(module, key, new)
+
+
+def _patch_files(undo: list[Callable[[], object]]) -> None:
+    """Bare names of our YAML files (data sets, training recipes) work as those of Ultralytics do."""
+
+    def wrap(check_file):
+        def patched(file, *args, **kwargs):
+            name = str(file).strip()
+            return check_file(str((not os.path.exists(name) and find_cfg(name)) or file), *args, **kwargs)  # noqa: PTH110 (no error in unreadable folders)
+
+        return patched
+
+    _replace(undo, "ultralytics.utils.checks:check_file", wrap)
+
+
+def _patch_models(undo: list[Callable[[], object]]) -> None:
+    """Build, load and run spiking models."""
+    import torch
+    from ultralytics.utils.callbacks import base
+
+    from spikeyolo import blocks, heads, neurons, parser
+
+    for name in ANCHORS:
+        _anchor(name)
+
+    def yaml_model_load(original):
+        def patched(path):
+            return parser.load_yaml(path) or original(path)
+
+        return patched
+
+    def parse_model(original):
+        def patched(d, ch, verbose=True):
+            return (parser.parse_model if parser.is_spiking_yaml(d) else original)(d, ch, verbose)
+
+        return patched
+
+    def torch_safe_load(original):
+        def patched(weight, *args, **kwargs):
+            try:
+                return original(weight, *args, **kwargs)
+            except (OSError, AttributeError) as e:  # of some truncated files torch only says "Invalid argument"
+                if isinstance(e, OSError) and e.filename is not None:
+                    raise
+                raise TypeError(
+                    f"{weight} is not a loadable checkpoint: truncated, corrupted or of another program ({e}); "
+                    "copy or train it again"
+                ) from e
+
+        return patched
+
+    def predict_once(original):
+        signature = inspect.signature(original)
+
+        def patched(self, *args, **kwargs):
+            out = original(self, *args, **kwargs)
+            if signature.bind(self, *args, **kwargs).arguments.get("embed") and (T := timesteps(self)) > 1:
+                # Embeddings leave the network before the head has averaged over T.
+                return torch.stack(out).unflatten(0, (T, -1)).mean(0).unbind(0)
+            return out
+
+        return patched
+
+    def load(original):
+        def patched(self, weights, verbose=True):
+            if is_spiking(self):
+                _warn_of_foreign_weights(self, weights)
+            return original(self, weights, verbose)
+
+        return patched
+
+    def get_distill_layers(original):
+        def patched(model):
+            if (T := timesteps(model)) > 1:
+                raise ValueError(f"distillation compares features of single images, this model has T={T}; use T=1")
+            return original(model)
+
+        return patched
+
+    tasks = "ultralytics.nn.tasks:"
+    _replace(undo, tasks + "yaml_model_load", yaml_model_load)
+    _replace(undo, tasks + "parse_model", parse_model)
+    _replace(undo, tasks + "torch_safe_load", torch_safe_load)
+    _replace(undo, tasks + "BaseModel._predict_once", predict_once)
+    _replace(undo, tasks + "BaseModel.load", load)
+    _replace(undo, "ultralytics.nn.distill_model:DistillationModel.get_distill_layers", get_distill_layers)
+
+    for event in EVENTS:
+        base.default_callbacks[event].append(use_whole_cpu)
+        undo.append(functools.partial(base.default_callbacks[event].remove, use_whole_cpu))
+
+    classes: list[Any] = [
+        value
+        for module in (blocks, heads, neurons)
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, torch.nn.Module) and value.__module__ == module.__name__
+    ]
+    if hasattr(torch.serialization, "add_safe_globals"):  # for ULTRALYTICS_SAFE_LOAD
+        torch.serialization.add_safe_globals(classes)
+
+
+def is_spiking(model: object) -> bool:
+    """Return whether an Ultralytics model was built from a spiking YAML (its ANN twins included)."""
+    return "neuron" in (getattr(model, "yaml", None) or {})
+
+
+def timesteps(model: object) -> int:
+    """Return T of an Ultralytics model, 1 if it is not one of ours."""
+    neuron = (getattr(model, "yaml", None) or {}).get("neuron")
+    return neuron.get("T", 1) if isinstance(neuron, Mapping) else 1
+
+
+def use_whole_cpu(engine: Any) -> None:
+    """Let a spiking model on the CPU use all of it; a callback of trainer, validator and predictor.
+
+    Ultralytics leaves one core to data loader workers, but starts none on a CPU: of two cores one is idle. In training,
+    channels_last makes the depthwise convolutions faster (tools/bench_train.py). Being pickled by reference, this
+    callback also makes DDP workers import the plugin.
+    """
+    import torch
+    from ultralytics.utils import NUM_THREADS
+
+    model = getattr(engine, "model", None)
+    model = getattr(getattr(model, "backend", None), "model", model)  # inside AutoBackend
+    if str(getattr(engine, "device", "")) != "cpu" or not is_spiking(model):
+        return
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if torch.get_num_threads() == NUM_THREADS < cpus <= 8:
+        torch.set_num_threads(cpus)
+    if hasattr(engine, "optimizer") and isinstance(model, torch.nn.Module):  # the trainer
+        model.to(memory_format=torch.channels_last)
+
+
+def _warn_of_foreign_weights(model: Any, weights: Any) -> None:
+    """Say so when weights of another network match only here and there."""
+    from ultralytics.utils import LOGGER
+    from ultralytics.utils.torch_utils import intersect_dicts
+
+    source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+    ours = model.state_dict()
+    matched = len(intersect_dicts(source.state_dict(), ours))
+    if matched < len(ours) / 2:
+        name = Path(str(getattr(source, "pt_path", None) or "these weights")).name
+        LOGGER.warning(
+            f"{name} is another network: only {matched} of {len(ours)} tensors fit by name and shape, "
+            "so training starts nearly from scratch. Start from a spiking checkpoint of the same scale instead."
+        )
