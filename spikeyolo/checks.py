@@ -1,0 +1,78 @@
+"""What `spikeyolo checks` reports: versions, the plugin's state, devices, problems with remedies."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import _spikeyolo_hook
+
+PACKAGES = ("spikeyolo", "ultralytics", "torch", "torchvision", "numpy", "opencv-python", "scikit-learn")
+PACKAGES += ("scikit-image", "albumentations", "pycocotools", "lap", "onnx", "onnxslim", "onnxruntime")
+PROBE = "import _spikeyolo_hook as h, sys; print(any(isinstance(f, h._Finder) for f in sys.meta_path))"
+
+Problem = tuple[str, str]  # what is wrong, what helps
+
+
+def collect() -> tuple[dict[str, str], list[Problem]]:
+    """Return facts to show and problems with their remedies."""
+    facts = {"python": f"{platform.python_version()} ({platform.system()} {platform.machine()})"}
+    problems: list[Problem] = []
+    for name in PACKAGES:
+        try:
+            facts[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            facts[name] = "not installed"
+            problems.append((f"{name} is not installed", f"pip install {name}"))
+    _check_plugin(facts, problems)
+    _check_devices(facts)
+    _check_folders(facts, problems)
+    return facts, problems
+
+
+def _check_plugin(facts: dict[str, str], problems: list[Problem]) -> None:
+    from spikeyolo import plugin
+
+    if os.environ.get(_spikeyolo_hook.DISABLE, "0") not in ("", "0"):
+        facts["plugin"] = "disabled"
+        problems.append((f"{_spikeyolo_hook.DISABLE} is set: yolo knows no spiking model", "unset it"))
+        return
+    started = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    if started.stdout.strip() != "True":
+        problems.append(
+            ("the start-up hook is not armed: the yolo command does not load the plugin", "pip install spikeyolo again")
+        )
+    try:
+        version = plugin.check_version()
+        import ultralytics.nn.tasks  # noqa: F401 (what is patched)
+
+        plugin.register()
+        facts["plugin"] = f"on, tested with ultralytics {plugin.TESTED[0]} to {plugin.TESTED[1]}"
+        if version not in plugin.TESTED:
+            facts["plugin"] += f"; {version} has every function that it needs"
+    except RuntimeError as e:
+        facts["plugin"] = "off"
+        what, _, remedy = str(e).partition("; remedy: ")
+        problems.append((what, remedy))
+
+
+def _check_devices(facts: dict[str, str]) -> None:
+    import torch
+
+    facts["cpu"] = f"{os.cpu_count()} cores"
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    facts["cuda"] = ", ".join(cuda) or "none (training and prediction run on the CPU)"
+
+
+def _check_folders(facts: dict[str, str], problems: list[Problem]) -> None:
+    from ultralytics.utils import DATASETS_DIR, RUNS_DIR, SETTINGS
+
+    for key, folder in {"datasets_dir": DATASETS_DIR, "runs_dir": Path(SETTINGS.get("runs_dir") or RUNS_DIR)}.items():
+        facts[key] = str(folder)
+        exists = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
+        if not os.access(exists, os.W_OK):
+            problems.append((f"no permission to write to {folder}", f"yolo settings {key}=FOLDER"))

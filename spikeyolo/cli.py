@@ -1,0 +1,124 @@
+"""The `spikeyolo` command: ``spikeyolo WORD key=value ...``; the words of `yolo` pass through."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the command line.
+
+    Args:
+        run: Called with the checked arguments; its result is the exit code.
+        arguments: Known arguments with their defaults; a default's type is the type of the argument.
+        about: One line for ``spikeyolo help``.
+    """
+
+    run: Callable[..., int]
+    arguments: Mapping[str, Any]
+    about: str
+
+
+def checks() -> int:
+    """Print versions, the plugin's state and devices, and each problem with its remedy; 1 if there is any."""
+    from spikeyolo.checks import collect
+
+    facts, problems = collect()
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+    for problem, remedy in problems:
+        print(f"PROBLEM  {problem}\n REMEDY  {remedy}")
+    print("no problem found" if not problems else f"{len(problems)} problem{'s' * (len(problems) > 1)} found")
+    return int(bool(problems))
+
+
+def photo_digits(**options: Any) -> int:
+    """Make the photo-digits data set at a path and in a size of one's own."""
+    from spikeyolo.data import make_photo_digits
+
+    file = make_photo_digits(options.pop("path"), **options)
+    print(f"made {file.parent}; train with: yolo train data={file}")
+    return 0
+
+
+def show_help() -> int:
+    """Print the words."""
+    print("spikeyolo WORD key=value ...\n")
+    for name, word in WORDS.items():
+        usage = " ".join([name, *(f"{k}={v}" for k, v in word.arguments.items())])
+        print(f"  spikeyolo {usage}\n      {word.about}")
+    print("\nEverything else goes to yolo, e.g.:")
+    print("  spikeyolo train model=ibra-spikeyolo-p.yaml data=photo-digits.yaml imgsz=192")
+    print("  spikeyolo predict model=runs/detect/train/weights/best.pt source=image.jpg")
+    return 0
+
+
+WORDS = {
+    "checks": Word(checks, {}, "versions, plugin, devices; every problem with its remedy"),
+    "photo-digits": Word(
+        photo_digits,
+        {"path": "photo-digits", "train": 2000, "val": 400, "imgsz": 192, "seed": 0},
+        "make the photo-digits data set in a folder and size of your own",
+    ),
+    "help": Word(show_help, {}, "this text"),
+}
+
+
+def parse_arguments(name: str, word: Word, arguments: list[str]) -> dict[str, Any]:
+    """Return the arguments of a word, defaults filled in.
+
+    Raises:
+        ValueError: For an unknown argument or a value of another type.
+    """
+    values = dict(word.arguments)
+    usage = " ".join([f"spikeyolo {name}", *(f"{k}={v}" for k, v in word.arguments.items())])
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in values:
+            raise ValueError(f"{argument!r} is not an argument of this word; usage: {usage}")
+        kind = type(word.arguments[key])
+        try:
+            values[key] = kind(value)
+        except ValueError:
+            raise ValueError(f"{key} must be of type {kind.__name__}, got {value!r}; usage: {usage}") from None
+    return values
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one word; return the exit code."""
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["help"]
+    if name in {"-h", "--help"}:
+        name = "help"
+    if word := WORDS.get(name):
+        try:
+            return word.run(**parse_arguments(name, word, arguments))
+        except (ValueError, OSError, RuntimeError) as e:
+            print(f"spikeyolo {name}: {e}", file=sys.stderr)
+            return 1
+    from spikeyolo import plugin
+
+    try:
+        plugin.check_version()
+    except RuntimeError as e:
+        print(f"spikeyolo: {e}", file=sys.stderr)
+        return 1
+    from ultralytics import cfg
+
+    plugin.register()
+    if name not in {*cfg.MODES, *cfg.TASKS, "settings", "cfg", "copy-cfg", "solutions", "version", "login", "logout"}:
+        known = ", ".join([*WORDS, *sorted(cfg.MODES)])
+        print(f"spikeyolo: unknown word {name!r}; words are {known} (spikeyolo help says more)", file=sys.stderr)
+        return 1
+    cfg.entrypoint(" ".join(["yolo", name, *arguments])) if argv is not None else cfg.entrypoint()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.argv[0] = Path(sys.argv[0]).name
+    sys.exit(main())
