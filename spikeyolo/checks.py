@@ -9,7 +9,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import _spikeyolo_hook
+from _spikeyolo_hook import DISABLE
 
 PACKAGES = ("spikeyolo", "ultralytics", "torch", "torchvision", "numpy", "opencv-python", "scikit-learn")
 PACKAGES += ("scikit-image", "albumentations", "pycocotools", "lap", "onnx", "onnxslim", "onnxruntime")
@@ -37,9 +37,9 @@ def collect() -> tuple[dict[str, str], list[Problem]]:
 def _check_plugin(facts: dict[str, str], problems: list[Problem]) -> None:
     from spikeyolo import plugin
 
-    if os.environ.get(_spikeyolo_hook.DISABLE, "0") not in ("", "0"):
+    if plugin.disabled():
         facts["plugin"] = "disabled"
-        problems.append((f"{_spikeyolo_hook.DISABLE} is set: yolo knows no spiking model", "unset it"))
+        problems.append((f"{DISABLE} is set: yolo knows no spiking model", f"unset {DISABLE}"))
         return
     started = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
     if started.stdout.strip() != "True":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 
@@ -90,35 +89,42 @@ def parse_arguments(name: str, word: Word, arguments: list[str]) -> dict[str, An
     return values
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one word; return the exit code."""
-    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["help"]
+def main() -> int:
+    """Run the word on the command line; return the exit code."""
+    name, *arguments = sys.argv[1:] or ["help"]
     if name in {"-h", "--help"}:
         name = "help"
-    if word := WORDS.get(name):
-        try:
+    try:
+        if word := WORDS.get(name):
             return word.run(**parse_arguments(name, word, arguments))
-        except (ValueError, OSError, RuntimeError) as e:
-            print(f"spikeyolo {name}: {e}", file=sys.stderr)
+        return _pass_through(name)
+    except (ValueError, OSError, RuntimeError) as e:
+        if name in WORDS or isinstance(e, _Refused):
+            print(f"spikeyolo{f' {name}' if name in WORDS else ''}: {e}", file=sys.stderr)
             return 1
+        raise  # as the yolo command does
+
+
+class _Refused(ValueError):
+    """What keeps a word from being passed to yolo."""
+
+
+def _pass_through(name: str) -> int:
+    """Hand the command line to the yolo command."""
     from spikeyolo import plugin
 
     try:
-        plugin.check_version()
+        plugin.check()
     except RuntimeError as e:
-        print(f"spikeyolo: {e}", file=sys.stderr)
-        return 1
+        raise _Refused(str(e)) from e
     from ultralytics import cfg
 
-    plugin.register()
     if name not in {*cfg.MODES, *cfg.TASKS, "settings", "cfg", "copy-cfg", "solutions", "version", "login", "logout"}:
-        known = ", ".join([*WORDS, *sorted(cfg.MODES)])
-        print(f"spikeyolo: unknown word {name!r}; words are {known} (spikeyolo help says more)", file=sys.stderr)
-        return 1
-    cfg.entrypoint(" ".join(["yolo", name, *arguments])) if argv is not None else cfg.entrypoint()
+        words = ", ".join([*WORDS, *sorted(cfg.MODES)])
+        raise _Refused(f"unknown word {name!r}; words are {words} (spikeyolo help says more)")
+    cfg.entrypoint()
     return 0
 
 
 if __name__ == "__main__":
-    sys.argv[0] = Path(sys.argv[0]).name
     sys.exit(main())

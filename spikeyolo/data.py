@@ -108,7 +108,7 @@ def make_photo_digits(
     Raises:
         ValueError: For numbers that make no data set.
         FileExistsError: If the folder holds something else.
-        PermissionError: If the folder cannot be written.
+        OSError: If the folder cannot be written (PermissionError without permission).
     """
     path = Path(path)
     options = {"train": train, "val": val, "imgsz": imgsz, "seed": seed}
@@ -116,19 +116,18 @@ def make_photo_digits(
     for name, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int) or not lowest[name] <= value < 2**31:
             raise ValueError(f"photo-digits: {name} must be a whole number >= {lowest[name]}, got {value!r}")
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"{path} is a file; choose another path for photo-digits")
-    if path.is_dir() and any(path.iterdir()) and not (path / MARKER).is_file():
-        raise FileExistsError(f"{path} holds something else than photo-digits; remove it or choose another path")
-
+    regions = {split: [_region(photo.read(), split) for photo in PHOTOGRAPHS] for split in SPLITS}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(f"{path} is a file; choose another path for photo-digits")
+        if path.is_dir() and any(path.iterdir()) and not (path / MARKER).is_file():
+            raise FileExistsError(f"{path} holds something else than photo-digits; remove it or choose another path")
         part.mkdir(parents=True)
         digest = hashlib.sha256()
-        bar = TQDM(total=train + val, desc="Making photo-digits", unit="images", disable=not progress)
-        for split in SPLITS:
-            _make_split(part, split, options, digest, bar)
-        bar.close()
+        with TQDM(total=train + val, desc="Making photo-digits", unit="images", disable=not progress) as bar:
+            for split in SPLITS:
+                _make_split(part, split, regions[split], options, digest, bar)
         YAML.save(
             str(part / "photo-digits.yaml"), {**{s: f"images/{s}" for s in SPLITS}, "names": dict(enumerate(NAMES))}
         )
@@ -143,9 +142,12 @@ def make_photo_digits(
         if path.is_dir():
             shutil.rmtree(path)
         part.replace(path)
-    except PermissionError as e:
-        raise PermissionError(
-            f"no permission to write photo-digits to {path} ({e}); choose another place: "
+    except OSError as e:
+        if isinstance(e, FileExistsError):
+            raise
+        why = "no permission to write" if isinstance(e, PermissionError) else "cannot write"
+        raise type(e)(
+            f"{why} photo-digits to {path} ({e}); choose another place: "
             "yolo settings datasets_dir=FOLDER, or path: in a copy of the YAML"
         ) from e
     finally:
@@ -153,11 +155,10 @@ def make_photo_digits(
     return path / "photo-digits.yaml"
 
 
-def _make_split(root: Path, split: str, options: dict[str, int], digest, bar) -> None:
+def _make_split(root: Path, split: str, regions: list[Image], options: dict[str, int], digest, bar) -> None:
     images, labels = root / "images" / split, root / "labels" / split
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
-    regions = [_region(photo.read(), split) for photo in PHOTOGRAPHS]
     scans, classes = _scans(split)
     size = options["imgsz"]
     coco = {
@@ -172,7 +173,7 @@ def _make_split(root: Path, split: str, options: dict[str, int], digest, bar) ->
         image, found = draw(rng, regions, scans, classes, size)
         file = images / f"{i:012d}.png"
         if not cv2.imwrite(str(file), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-            raise PermissionError(f"{file} cannot be written")
+            raise OSError(f"{file} cannot be written")
         return hashlib.sha256(image.tobytes()).digest(), found
 
     # Each image has a random stream of its own: threads change nothing but the time.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -192,7 +192,7 @@ class NeuronConfig:
     D: float | None = None
     N: float | None = None
     T: int = 1
-    decay: float = field(default=DECAY)
+    decay: float = DECAY
 
     @classmethod
     def preset(cls, name: str) -> NeuronConfig:

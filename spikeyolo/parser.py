@@ -63,15 +63,10 @@ def load_yaml(path: str | Path) -> dict[str, Any] | None:
         return None
     if not is_spiking_yaml(d):
         return None
-    if scales := d.get("scales"):
-        tail = path.stem.rsplit("-", 1)[-1]
-        scale = wanted or d.get("scale") or (tail if tail in scales else "n" if "n" in scales else next(iter(scales)))
-        if scale not in scales:
-            raise ValueError(f"{path}: scale {scale!r} does not exist; scales are {', '.join(scales)}")
-        d["scale"] = scale
-    elif wanted:
-        raise ValueError(f"{path}: scale {wanted!r} does not exist; {path.stem} has no scales")
     d["yaml_file"] = str(path)
+    tail = path.stem.rsplit("-", 1)[-1]
+    d["scale"] = wanted or d.get("scale") or (tail if tail in (d.get("scales") or {}) else "")
+    d["scale"] = _scale(d)[0]
     return d
 
 
@@ -113,56 +108,38 @@ def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Se
     rows = [*(d.get("backbone") or []), *(d.get("head") or [])]
     if not rows or not isinstance(rows[-1], list) or len(rows[-1]) < 3 or rows[-1][2] != "SpikeDetect":
         raise ValueError("the last row of head: must be a SpikeDetect, e.g. [[19, 22, 25], 1, SpikeDetect, [nc]]")
-    if config.T > 1 and rows[0][2:3] != ["SpikeEncoder"]:
+    if config.T > 1 and (not isinstance(rows[0], list) or rows[0][2:3] != ["SpikeEncoder"]):
         raise ValueError(f"T={config.T} needs SpikeEncoder as the first row: [-1, 1, SpikeEncoder, []]")
-    spiking = {"neuron": config}
     layers, channels, save = [], [], []
     if verbose:
         LOGGER.info(f"\n{'':>3}{'from':>20}{'n':>3}{'params':>10}  {'module':<45}{'arguments':<30}")
 
     for i, row in enumerate(rows):
         where = f"row {i} {row}"
-        if not isinstance(row, list) or len(row) != 4 or not isinstance(row[3], list):
-            raise ValueError(f"{where}: a row is [from, repeats, module, [arguments]]")
-        source, repeats, name, args = row
-        if name not in MODULES:
-            raise ValueError(f"{where}: unknown block {name!r}; a spiking model is made of {', '.join(MODULES)}")
-        block = MODULES[name]
-        if (block is SpikeEncoder) != (i == 0) and block in (SpikeEncoder,):
-            raise ValueError(f"{where}: SpikeEncoder repeats the image T times and can only be the first row")
-        sources = source if isinstance(source, list) else [source]
-        for f in sources:
-            if isinstance(f, bool) or not isinstance(f, int) or not -max(i, 1) <= f < max(i, 0):
-                raise ValueError(f"{where}: from index {f!r} is out of range; it must be -1 or a row before {i}")
-        many = block in (Concat, SpikeDetect)
-        if many != isinstance(source, list):
-            raise ValueError(f"{where}: {name} takes {'a list of layers' if many else 'one layer'} as from")
-        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-            raise ValueError(f"{where}: repeats must be a whole number >= 1, got {repeats!r}")
+        source, repeats, block, args = _read_row(i, row, where)
         args = [_argument(a, where, nc=nc, scale=scale) for a in args]
-        n = max(round(repeats * depth), 1) if repeats > 1 else 1
+        sources = source if isinstance(source, list) else [source]
         c1 = [channels[f] if channels else ch for f in sources]
-        c2 = sum(c1) if block is Concat else c1[0]
-
+        c2 = c1[0]
         if block is SpikeEncoder:
             make = _bind(where, block, args, (), {"T": config.T})
         elif block in WIDENING:
             if not args or isinstance(args[0], bool) or not isinstance(args[0], int) or args[0] < 1:
-                raise ValueError(f"{where}: the first argument of {name} is its number of output channels")
+                raise ValueError(f"{where}: the first argument of {block.__name__} is its number of output channels")
             c2 = make_divisible(min(args[0], max_channels) * width, 8)
-            make = _bind(where, block, args[1:], (c1[0], c2), spiking)
+            make = _bind(where, block, args[1:], (c1[0], c2), {"neuron": config})
         elif block in KEEPING:
-            make = _bind(where, block, args, (c1[0],), {**spiking, "residual_gamma": float(gamma)})
+            make = _bind(where, block, args, (c1[0],), {"neuron": config, "residual_gamma": float(gamma)})
         elif block is SpikeDetect:
             if args != [nc]:
                 raise ValueError(f"{where}: SpikeDetect takes [nc]")
             head = {"reg_max": d.get("reg_max", 16), "end2end": bool(d.get("end2end")), "ch": c1, "T": config.T}
-            make = _bind(where, block, args, (), {**spiking, **head})
+            make = _bind(where, block, args, (), {"neuron": config, **head})
         else:
+            c2 = sum(c1)
             make = _bind(where, block, args, (), {})
-        if n > 1 and block not in KEEPING:
-            raise ValueError(f"{where}: only {' and '.join(b.__name__ for b in KEEPING)} can be repeated")
 
+        n = max(round(repeats * depth), 1) if repeats > 1 else 1
         layer = nn.Sequential(*(make() for _ in range(n))) if n > 1 else make()
         kind = f"{block.__module__}.{block.__qualname__}"
         size = sum(p.numel() for p in layer.parameters())
@@ -178,15 +155,38 @@ def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Se
     return nn.Sequential(*layers), sorted(set(save))
 
 
+def _read_row(i: int, row: object, where: str) -> tuple[int | list[int], int, type[nn.Module], list[Any]]:
+    """Return from, repeats, block and arguments of row i, checked."""
+    if not isinstance(row, list) or len(row) != 4 or not isinstance(row[3], list):
+        raise ValueError(f"{where}: a row is [from, repeats, module, [arguments]]")
+    source, repeats, name, args = row
+    if not isinstance(name, str) or name not in MODULES:
+        raise ValueError(f"{where}: unknown block {name!r}; a spiking model is made of {', '.join(MODULES)}")
+    block = MODULES[name]
+    if block is SpikeEncoder and i > 0:
+        raise ValueError(f"{where}: SpikeEncoder repeats the image T times and can only be the first row")
+    for f in source if isinstance(source, list) else [source]:
+        if isinstance(f, bool) or not isinstance(f, int) or not (f == -1 or -i <= f < i):
+            raise ValueError(f"{where}: from index {f!r} is out of range; it must be -1 or a row before {i}")
+    many = block in (Concat, SpikeDetect)
+    if many != isinstance(source, list) or source == []:
+        raise ValueError(f"{where}: {name} takes {'a list of layers' if many else 'one layer'} as from")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise ValueError(f"{where}: repeats must be a whole number >= 1, got {repeats!r}")
+    if repeats > 1 and block not in KEEPING:
+        raise ValueError(f"{where}: only {' and '.join(b.__name__ for b in KEEPING)} can be repeated")
+    return source, repeats, block, args
+
+
 def _scale(d: Mapping[str, Any]) -> tuple[str, tuple[float, float, float]]:
-    """Return the scale's name and its depth, width and largest channel number."""
-    scales, scale = d.get("scales"), d.get("scale") or ""
-    if not scales:
-        numbers = (d.get("depth_multiple", 1.0), d.get("width_multiple", 1.0), float("inf"))
-    else:
+    """Return the scale's name ("" without scales; else n or the first by default), depth, width, largest channels."""
+    scales, scale = d.get("scales") or {}, d.get("scale") or ""
+    numbers = (d.get("depth_multiple", 1.0), d.get("width_multiple", 1.0), float("inf"))
+    if scales or scale:
         scale = scale or ("n" if "n" in scales else next(iter(scales)))
         if scale not in scales:
-            raise ValueError(f"scale {scale!r} does not exist; scales are {', '.join(scales)}")
+            known = f"scales are {', '.join(scales)}" if scales else "the model has no scales:"
+            raise ValueError(f"{d.get('yaml_file', 'model')}: scale {scale!r} does not exist; {known}")
         numbers = scales[scale]
     try:
         depth, width, largest = (float(x) for x in numbers)

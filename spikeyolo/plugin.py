@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import _spikeyolo_hook as hook
+from _spikeyolo_hook import DISABLE
 from spikeyolo.assets import find_cfg
 
 TESTED = ("8.4.120", "8.4.190")  # first and last release that the test suite has run with
@@ -71,6 +73,20 @@ def registered() -> bool:
 def _restore(undo: list[Callable[[], object]]) -> None:
     for step in reversed(undo):
         step()
+
+
+def disabled() -> bool:
+    """Return whether the environment switches the plugin off."""
+    return os.environ.get(DISABLE, "0") not in ("", "0")
+
+
+def check() -> None:
+    """Raise RuntimeError, with the remedy, if the plugin is switched off or does not fit the installed Ultralytics."""
+    if disabled():
+        raise RuntimeError(f"{DISABLE} is set, so Ultralytics knows no spiking model; remedy: unset {DISABLE}")
+    check_version()
+    if hook.failure is not None:
+        raise RuntimeError(hook.failure)
 
 
 def check_version() -> str:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import ultralytics
@@ -7,25 +9,36 @@ import _spikeyolo_hook
 from spikeyolo import checks, cli
 
 
-def test_help_names_every_word(capsys):
+@pytest.fixture
+def spikeyolo(monkeypatch):
+    """Run a command line in this process; return the exit code."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["spikeyolo", *words])
+        return cli.main()
+
+    return run
+
+
+def test_help_names_every_word(capsys, spikeyolo):
     for argv in ([], ["help"], ["--help"]):
-        assert cli.main(argv) == 0
+        assert spikeyolo(*argv) == 0
         out = capsys.readouterr().out
         assert all(f"spikeyolo {word}" in out for word in cli.WORDS)
 
 
-def test_checks_lists_versions_and_state(capsys):
-    assert cli.main(["checks"]) == 0
+def test_checks_lists_versions_and_state(capsys, spikeyolo):
+    assert spikeyolo("checks") == 0
     out = capsys.readouterr().out
     for name in ("python", "ultralytics", "torch", "onnxruntime", "plugin", "cuda", "datasets_dir", "no problem found"):
         assert name in out
 
 
-def test_checks_names_each_problem_with_its_remedy(capsys, monkeypatch):
+def test_checks_names_each_problem_with_its_remedy(capsys, monkeypatch, spikeyolo):
     monkeypatch.setattr(ultralytics, "__version__", "8.3.1")
     monkeypatch.setattr(checks, "PACKAGES", ("torch", "no-such-package"))
     monkeypatch.setattr(checks.os, "access", lambda *a: False)
-    assert cli.main(["checks"]) == 1
+    assert spikeyolo("checks") == 1
     out = capsys.readouterr().out
     assert "ultralytics 8.3.1 is too old" in out
     assert "REMEDY  pip install 'ultralytics>=" in out
@@ -34,14 +47,14 @@ def test_checks_names_each_problem_with_its_remedy(capsys, monkeypatch):
     assert "4 problems found" in out
 
 
-def test_checks_sees_the_switch(capsys, monkeypatch):
+def test_checks_sees_the_switch(capsys, monkeypatch, spikeyolo):
     monkeypatch.setenv(_spikeyolo_hook.DISABLE, "1")
-    assert cli.main(["checks"]) == 1
+    assert spikeyolo("checks") == 1
     assert "SPIKEYOLO_DISABLE is set" in capsys.readouterr().out
 
 
-def test_photo_digits_of_ones_own_size(tmp_path, capsys):
-    assert cli.main(["photo-digits", f"path={tmp_path / 'd'}", "train=2", "val=1", "imgsz=128"]) == 0
+def test_photo_digits_of_ones_own_size(tmp_path, capsys, spikeyolo):
+    assert spikeyolo("photo-digits", f"path={tmp_path / 'd'}", "train=2", "val=1", "imgsz=128") == 0
     assert f"yolo train data={tmp_path / 'd' / 'photo-digits.yaml'}" in capsys.readouterr().out
     assert json.loads((tmp_path / "d/photo-digits.json").read_text())["train"] == 2
 
@@ -56,15 +69,28 @@ def test_photo_digits_of_ones_own_size(tmp_path, capsys):
         (["photo-digits", "train=0"], "train must be a whole number >= 1, got 0"),
     ],
 )
-def test_bad_words_are_one_line(argv, message, capsys):
-    assert cli.main(argv) == 1
+def test_bad_words_are_one_line(argv, message, capsys, spikeyolo):
+    assert spikeyolo(*argv) == 1
     out, error = capsys.readouterr()
     assert message in error
     assert error.count("\n") == 1
     assert out == ""
 
 
-def test_words_of_yolo_pass_through(tmp_path, monkeypatch, trained):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["export", f"model={trained}", "format=torchscript", "imgsz=64"]) == 0
-    assert trained.with_suffix(".torchscript").is_file()
+def test_refuses_to_train_where_the_plugin_is_off(spikeyolo, monkeypatch, capsys):
+    monkeypatch.setenv(_spikeyolo_hook.DISABLE, "1")
+    assert spikeyolo("train", "model=ibra-spikeyolo-p.yaml") == 1
+    assert "SPIKEYOLO_DISABLE is set" in capsys.readouterr().err
+    monkeypatch.delenv(_spikeyolo_hook.DISABLE)
+    monkeypatch.setattr(ultralytics, "__version__", "8.3.1")
+    assert spikeyolo("train", "model=ibra-spikeyolo-p.yaml") == 1
+    assert "ultralytics 8.3.1 is too old" in capsys.readouterr().err
+
+
+def test_words_of_yolo_pass_through(tmp_path, trained):
+    model = tmp_path / "a name with spaces.pt"
+    model.write_bytes(trained.read_bytes())
+    command = [sys.executable, "-m", "spikeyolo.cli", "export", f"model={model}", "format=torchscript", "imgsz=64"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert model.with_suffix(".torchscript").is_file()

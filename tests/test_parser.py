@@ -107,7 +107,9 @@ def test_a_yaml_of_ones_own_works_by_path(tmp_path):
     assert (neuron.D, neuron.T, neuron.decay) == (3, 2, 0.5)
     assert build(str(path)).yaml["scale"] == "n"
     YAML.save(tmp_path / "flat.yaml", {k: v for k, v in small().items() if k != "scales"})
-    assert build(str(tmp_path / "flat.yaml")).yaml.get("scale") is None
+    assert build(str(tmp_path / "flat.yaml")).yaml["scale"] == ""
+    with pytest.raises(ValueError, match=r"scale 's' does not exist; the model has no scales"):
+        build(str(tmp_path / "flat-s.yaml"))
 
 
 def small(**changes):

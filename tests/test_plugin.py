@@ -42,16 +42,13 @@ def test_works_without_importing_spikeyolo():
     assert python(code).endswith("True")
 
 
-def test_start_up_is_cheap_and_imports_nothing():
+def test_arming_the_hook_imports_nothing():
     code = (
-        "import sys, time; before = set(sys.modules); sys.modules.pop('_spikeyolo_hook', None);"
+        "import sys; before = set(sys.modules); sys.modules.pop('_spikeyolo_hook', None);"
         "sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != '_Finder'];"
-        "start = time.perf_counter(); import _spikeyolo_hook; _spikeyolo_hook.arm();"
-        "print((time.perf_counter() - start) * 1000, *(set(sys.modules) - before - {'_spikeyolo_hook'}))"
+        "import _spikeyolo_hook; _spikeyolo_hook.arm(); print(set(sys.modules) - before - {'_spikeyolo_hook'})"
     )
-    cost_ms, *imported = python(code).split()
-    assert imported == []
-    assert float(cost_ms) < 20  # 0.2 on the machine of the benchmark; a hook that imports torch takes 2000
+    assert python(code) == "set()"
 
 
 def test_armed_at_start_up_imports_no_torch():
