@@ -41,14 +41,14 @@ class _Finder:
 
 
 def imported(name):
-    """Patch Ultralytics, whose module `name` has just been imported; a failure is told once and harms nobody."""
+    """Patch what is imported of Ultralytics, behind the import of `name`; a failure is told once and harms nobody."""
     global failure
     if failure is not None:
         return
     try:
         from spikeyolo import plugin
 
-        plugin.register()
+        plugin.register(behind=name)
     except Exception as e:
         failure = f"{e}"
         print(f"WARNING spikeyolo is off, Ultralytics runs without it: {e}", file=sys.stderr)
@@ -60,6 +60,5 @@ def arm():
         return
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
-    for name in TARGETS:
-        if name in sys.modules and not getattr(getattr(sys.modules[name], "__spec__", None), "_initializing", False):
-            imported(name)
+    if any(name in sys.modules for name in TARGETS):
+        imported("")

@@ -40,8 +40,11 @@ EVENTS = ("on_train_start", "on_val_start", "on_predict_start")
 _undo: dict[str, list[Callable[[], object]]] = {}  # by patched module
 
 
-def register() -> None:
+def register(behind: str = "") -> None:
     """Patch the parts of Ultralytics that are imported; safe to call again.
+
+    Args:
+        behind: Module that has just been executed, though its import has not returned yet.
 
     Raises:
         RuntimeError: If the installed Ultralytics is outside the supported range or a patched function has moved;
@@ -49,7 +52,7 @@ def register() -> None:
     """
     check_version()
     for module, patch in {"ultralytics.utils.checks": _patch_files, "ultralytics.nn.tasks": _patch_models}.items():
-        if module in sys.modules and module not in _undo:
+        if module not in _undo and (module == behind or _is_imported(module)):
             undo: list[Callable[[], object]] = []
             try:
                 patch(undo)
@@ -57,6 +60,12 @@ def register() -> None:
                 _restore(undo)
                 raise
             _undo[module] = undo
+
+
+def _is_imported(module: str) -> bool:
+    """Return whether a module is imported to its end."""
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return spec is not None and not getattr(spec, "_initializing", False)
 
 
 def unregister() -> None:
@@ -166,25 +175,29 @@ def _patch_models(undo: list[Callable[[], object]]) -> None:
     import torch
     from ultralytics.utils.callbacks import base
 
-    from spikeyolo import blocks, heads, neurons, parser
-
+    # Our own modules are imported when they are called: an import of one of them may be what has brought us here.
     for name in ANCHORS:
         _anchor(name)
 
     def yaml_model_load(original):
         def patched(path):
+            from spikeyolo import parser
+
             return parser.load_yaml(path) or original(path)
 
         return patched
 
     def parse_model(original):
         def patched(d, ch, verbose=True):
+            from spikeyolo import parser
+
             return (parser.parse_model if parser.is_spiking_yaml(d) else original)(d, ch, verbose)
 
         return patched
 
     def torch_safe_load(original):
         def patched(weight, *args, **kwargs):
+            _allow_safe_loading()
             try:
                 return original(weight, *args, **kwargs)
             except (OSError, AttributeError) as e:  # of some truncated files torch only says "Invalid argument"
@@ -237,14 +250,20 @@ def _patch_models(undo: list[Callable[[], object]]) -> None:
         base.default_callbacks[event].append(use_whole_cpu)
         undo.append(functools.partial(base.default_callbacks[event].remove, use_whole_cpu))
 
+
+def _allow_safe_loading() -> None:
+    """Name our classes to PyTorch's restricted loader, for ULTRALYTICS_SAFE_LOAD."""
+    import torch
+
+    from spikeyolo import blocks, heads, neurons
+
     classes: list[Any] = [
         value
         for module in (blocks, heads, neurons)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, torch.nn.Module) and value.__module__ == module.__name__
     ]
-    if hasattr(torch.serialization, "add_safe_globals"):  # for ULTRALYTICS_SAFE_LOAD
-        torch.serialization.add_safe_globals(classes)
+    torch.serialization.add_safe_globals(classes)
 
 
 def is_spiking(model: object) -> bool:

@@ -37,9 +37,18 @@ def unpatched():
     plugin.register()
 
 
-def test_works_without_importing_spikeyolo():
-    code = "from ultralytics import YOLO; import sys; YOLO('ibra-spikeyolo-p.yaml'); print('spikeyolo' in sys.modules)"
-    assert python(code).endswith("True")
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from ultralytics import YOLO",
+        "import ultralytics.cfg; from ultralytics import YOLO",
+        "from ultralytics.nn.tasks import DetectionModel as YOLO",
+        "from ultralytics import YOLO; import spikeyolo",
+        "import spikeyolo; from ultralytics import YOLO",
+    ],
+)
+def test_works_in_any_order_of_imports(first):
+    assert python(f"{first}; print(YOLO('ibra-spikeyolo-p.yaml') is not None)").endswith("True")
 
 
 def test_arming_the_hook_imports_nothing():
