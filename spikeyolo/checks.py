@@ -9,10 +9,10 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from _spikeyolo_hook import DISABLE
 
-PACKAGES = ("spikeyolo", "ultralytics", "torch", "torchvision", "numpy", "opencv-python", "scikit-learn")
-PACKAGES += ("scikit-image", "albumentations", "pycocotools", "lap", "onnx", "onnxslim", "onnxruntime")
 PROBE = "import _spikeyolo_hook as h, sys; print(any(isinstance(f, h._Finder) for f in sys.meta_path))"
 
 Problem = tuple[str, str]  # what is wrong, what helps
@@ -22,16 +22,34 @@ def collect() -> tuple[dict[str, str], list[Problem]]:
     """Return facts to show and problems with their remedies."""
     facts = {"python": f"{platform.python_version()} ({platform.system()} {platform.machine()})"}
     problems: list[Problem] = []
-    for name in PACKAGES:
-        try:
-            facts[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            facts[name] = "not installed"
-            problems.append((f"{name} is not installed", f"pip install {name}"))
+    _check_packages(facts, problems)
     _check_plugin(facts, problems)
     _check_devices(facts)
     _check_folders(facts, problems)
     return facts, problems
+
+
+def requirements() -> list[Requirement]:
+    """Return spikeyolo itself and what it requires, as its installed metadata says."""
+    try:
+        found = [Requirement(r) for r in metadata.requires("spikeyolo") or []]
+    except metadata.PackageNotFoundError:
+        found = []
+    return [Requirement("spikeyolo"), *(r for r in found if r.marker is None or r.marker.evaluate({"extra": ""}))]
+
+
+def _check_packages(facts: dict[str, str], problems: list[Problem]) -> None:
+    for requirement in requirements():
+        name = requirement.name
+        try:
+            version = facts[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            facts[name] = "not installed"
+            problems.append((f"{name} is not installed", f"pip install '{requirement}'"))
+            continue
+        # The plugin judges ultralytics by what it finds in it.
+        if name != "ultralytics" and not requirement.specifier.contains(version, prereleases=True):
+            problems.append((f"{name} {version} is not {requirement.specifier}", f"pip install '{requirement}'"))
 
 
 def _check_plugin(facts: dict[str, str], problems: list[Problem]) -> None:
@@ -58,6 +76,9 @@ def _check_plugin(facts: dict[str, str], problems: list[Problem]) -> None:
         facts["plugin"] = "off"
         what, _, remedy = str(e).partition("; remedy: ")
         problems.append((what, remedy))
+    except ImportError as e:
+        facts["plugin"] = "off"
+        problems.append((f"Ultralytics cannot be imported: {e}", "pip install --force-reinstall ultralytics"))
 
 
 def _check_devices(facts: dict[str, str]) -> None:

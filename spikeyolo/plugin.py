@@ -35,7 +35,7 @@ ANCHORS = {  # what is patched or relied upon: parameters that must be there, in
     "ultralytics.nn.modules.head:Detect.forward_head": ("self", "x", "box_head", "cls_head"),
     "ultralytics.nn.distill_model:DistillationModel.get_distill_layers": ("model",),
 }
-EVENTS = ("on_train_start", "on_val_start", "on_predict_start")
+EVENTS = ("on_train_start", "on_predict_start")  # a validator does not show its model
 
 _undo: dict[str, list[Callable[[], object]]] = {}  # by patched module
 
@@ -53,13 +53,12 @@ def register(behind: str = "") -> None:
     check_version()
     for module, patch in {"ultralytics.utils.checks": _patch_files, "ultralytics.nn.tasks": _patch_models}.items():
         if module not in _undo and (module == behind or _is_imported(module)):
-            undo: list[Callable[[], object]] = []
+            _undo[module] = []
             try:
-                patch(undo)
+                patch(_undo[module])
             except BaseException:
-                _restore(undo)
+                unregister()
                 raise
-            _undo[module] = undo
 
 
 def _is_imported(module: str) -> bool:
@@ -71,17 +70,13 @@ def _is_imported(module: str) -> bool:
 def unregister() -> None:
     """Restore Ultralytics as it was."""
     while _undo:
-        _restore(_undo.popitem()[1])
+        for step in reversed(_undo.popitem()[1]):
+            step()
 
 
 def registered() -> bool:
     """Return whether models can be built by the plugin in this process."""
     return "ultralytics.nn.tasks" in _undo
-
-
-def _restore(undo: list[Callable[[], object]]) -> None:
-    for step in reversed(undo):
-        step()
 
 
 def disabled() -> bool:
@@ -200,8 +195,9 @@ def _patch_models(undo: list[Callable[[], object]]) -> None:
             _allow_safe_loading()
             try:
                 return original(weight, *args, **kwargs)
-            except (OSError, AttributeError) as e:  # of some truncated files torch only says "Invalid argument"
-                if isinstance(e, OSError) and e.filename is not None:
+            except (OSError, AttributeError) as e:
+                # Of some truncated files torch only says "Invalid argument"; Ultralytics trips over a pickled list.
+                if e.filename is not None if isinstance(e, OSError) else e.name != "model":
                     raise
                 raise TypeError(
                     f"{weight} is not a loadable checkpoint: truncated, corrupted or of another program ({e}); "
@@ -211,11 +207,10 @@ def _patch_models(undo: list[Callable[[], object]]) -> None:
         return patched
 
     def predict_once(original):
-        signature = inspect.signature(original)
-
-        def patched(self, *args, **kwargs):
-            out = original(self, *args, **kwargs)
-            if signature.bind(self, *args, **kwargs).arguments.get("embed") and (T := timesteps(self)) > 1:
+        def patched(self, x, profile=False, *args, **kwargs):
+            out = original(self, x, profile, *args, **kwargs)
+            embed = kwargs.get("embed", args[-1] if args else None)  # the last argument in every release
+            if embed and (T := timesteps(self)) > 1:
                 # Embeddings leave the network before the head has averaged over T.
                 return torch.stack(out).unflatten(0, (T, -1)).mean(0).unbind(0)
             return out
@@ -278,7 +273,7 @@ def timesteps(model: object) -> int:
 
 
 def use_whole_cpu(engine: Any) -> None:
-    """Let a spiking model on the CPU use all of it; a callback of trainer, validator and predictor.
+    """Let a spiking model on the CPU use all of it; a callback of trainer and predictor.
 
     Ultralytics leaves one core to data loader workers, but starts none on a CPU: of two cores one is idle. In training,
     channels_last makes the depthwise convolutions faster (tools/bench_train.py). Being pickled by reference, this

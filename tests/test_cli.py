@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import ultralytics
+from packaging.requirements import Requirement
 
 import _spikeyolo_hook
 from spikeyolo import checks, cli
@@ -36,15 +37,17 @@ def test_checks_lists_versions_and_state(capsys, spikeyolo):
 
 def test_checks_names_each_problem_with_its_remedy(capsys, monkeypatch, spikeyolo):
     monkeypatch.setattr(ultralytics, "__version__", "8.3.1")
-    monkeypatch.setattr(checks, "PACKAGES", ("torch", "no-such-package"))
+    wanted = [Requirement("torch>=99"), Requirement("no-such-package>=1")]
+    monkeypatch.setattr(checks, "requirements", lambda: wanted)
     monkeypatch.setattr(checks.os, "access", lambda *a: False)
     assert spikeyolo("checks") == 1
     out = capsys.readouterr().out
     assert "ultralytics 8.3.1 is too old" in out
     assert "REMEDY  pip install 'ultralytics>=" in out
     assert "no-such-package is not installed" in out
+    assert "REMEDY  pip install 'torch>=99'" in out
     assert "REMEDY  yolo settings datasets_dir=FOLDER" in out
-    assert "4 problems found" in out
+    assert "5 problems found" in out
 
 
 def test_checks_sees_the_switch(capsys, monkeypatch, spikeyolo):

@@ -127,6 +127,7 @@ def test_a_moved_anchor_is_one_message_and_no_half_patch(unpatched, monkeypatch,
         plugin.register()
     assert not plugin.registered()
     assert not hasattr(tasks.parse_model, "__wrapped__")
+    assert not hasattr(checks.check_file, "__wrapped__")
     monkeypatch.delattr(holder, name)
     with pytest.raises(RuntimeError, match=rf"{path} of ultralytics .* (is gone|takes)"):
         plugin.register()
