@@ -1,8 +1,18 @@
 """SpikeYOLO with integer binary-range alignment neurons, as a plugin for stock Ultralytics."""
 
+import importlib
+
 import _spikeyolo_hook
 
 __version__ = "0.1.0"
-__all__ = ("__version__",)
+_MODULES = ("blocks", "coding", "convert", "data", "heads", "neurons", "parser", "plugin")
+
+
+def __getattr__(name: str):
+    """Import a public module on first access: ``import spikeyolo`` alone stays cheap."""
+    if name in _MODULES:
+        return importlib.import_module(f"spikeyolo.{name}")
+    raise AttributeError(f"module 'spikeyolo' has no attribute {name!r}")
+
 
 _spikeyolo_hook.arm()

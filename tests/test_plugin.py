@@ -16,6 +16,7 @@ from ultralytics.utils import LOGGER, YAML, callbacks, checks
 from ultralytics.utils.torch_utils import get_flops
 
 import _spikeyolo_hook as hook
+import spikeyolo
 from spikeyolo import plugin
 
 
@@ -222,3 +223,10 @@ def test_a_spiking_model_uses_every_core(digits):
 
 def test_callback_is_pickled_by_reference():
     assert b"spikeyolo.plugin" in pickle.dumps(plugin.use_whole_cpu)
+
+
+def test_public_modules_are_attributes():
+    code = "import spikeyolo, sys; print('sklearn' in sys.modules, spikeyolo.convert.official_name.__module__)"
+    assert python(code) == "False spikeyolo.convert"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = spikeyolo.nothing
