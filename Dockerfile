@@ -1,7 +1,7 @@
 # yolo with the spikeyolo plugin; the PyTorch wheel brings CUDA, so the same image runs on a CPU and, with
 # `docker run --gpus all`, on a GPU.
 #   docker build -t spikeyolo .
-#   docker run --rm -v "$PWD/runs:/work/runs" spikeyolo yolo train model=ibra-spikeyolo-p.yaml data=photo-digits.yaml
+#   docker run --rm -v "$PWD/runs:/workspace/runs" spikeyolo yolo train model=ibra-spikeyolo-p.yaml data=photo-digits.yaml
 FROM python:3.12-slim
 
 # OpenCV's shared libraries; a compiler for compile=True
@@ -13,5 +13,5 @@ COPY . /src
 RUN pip install --no-cache-dir /src && spikeyolo checks
 
 ENV YOLO_AUTOINSTALL=false
-WORKDIR /work
+WORKDIR /workspace
 CMD ["spikeyolo", "help"]
