@@ -54,9 +54,14 @@ def imported(name):
         print(f"WARNING spikeyolo is off, Ultralytics runs without it: {e}", file=sys.stderr)
 
 
+def disabled():
+    """Return whether the environment switches the plugin off."""
+    return os.environ.get(DISABLE, "0") not in ("", "0")
+
+
 def arm():
     """Wait for Ultralytics, or patch at once what of it is imported already. Can be called more than once."""
-    if os.environ.get(DISABLE, "0") not in ("", "0"):
+    if disabled():
         return
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

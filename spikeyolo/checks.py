@@ -11,6 +11,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+import _spikeyolo_hook as hook
 from _spikeyolo_hook import DISABLE
 
 PROBE = "import _spikeyolo_hook as h, sys; print(any(isinstance(f, h._Finder) for f in sys.meta_path))"
@@ -55,7 +56,7 @@ def _check_packages(facts: dict[str, str], problems: list[Problem]) -> None:
 def _check_plugin(facts: dict[str, str], problems: list[Problem]) -> None:
     from spikeyolo import plugin
 
-    if plugin.disabled():
+    if hook.disabled():
         facts["plugin"] = "disabled"
         problems.append((f"{DISABLE} is set: yolo knows no spiking model", f"unset {DISABLE}"))
         return

@@ -22,6 +22,10 @@ class Word:
     arguments: Mapping[str, Any]
     about: str
 
+    def usage(self, name: str) -> str:
+        """Return how the word is called."""
+        return " ".join(["spikeyolo", name, *(f"{k}={v}" for k, v in self.arguments.items())])
+
 
 def checks() -> int:
     """Print versions, the plugin's state and devices, and each problem with its remedy; 1 if there is any."""
@@ -50,8 +54,7 @@ def show_help() -> int:
     """Print the words."""
     print("spikeyolo WORD key=value ...\n")
     for name, word in WORDS.items():
-        usage = " ".join([name, *(f"{k}={v}" for k, v in word.arguments.items())])
-        print(f"  spikeyolo {usage}\n      {word.about}")
+        print(f"  {word.usage(name)}\n      {word.about}")
     print("\nEverything else goes to yolo, e.g.:")
     print("  spikeyolo train model=ibra-spikeyolo-p.yaml data=photo-digits.yaml imgsz=192")
     print("  spikeyolo predict model=runs/detect/train/weights/best.pt source=image.jpg")
@@ -76,7 +79,7 @@ def parse_arguments(name: str, word: Word, arguments: list[str]) -> dict[str, An
         ValueError: For an unknown argument or a value of another type.
     """
     values = dict(word.arguments)
-    usage = " ".join([f"spikeyolo {name}", *(f"{k}={v}" for k, v in word.arguments.items())])
+    usage = word.usage(name)
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or key not in values:

@@ -65,7 +65,9 @@ PHOTOGRAPHS = (
     Photograph("skimage", "data/astronaut.png", "NASA Great Images", "public domain"),
     Photograph("skimage", "data/chelsea.png", "Stefan van der Walt", "CC0"),
     Photograph("skimage", "data/coffee.png", "Rachel Michetti", "CC0"),
-    Photograph("skimage", "data/motorcycle_left.png", "Middlebury 2014 stereo benchmark", "CC0"),
+    Photograph(
+        "skimage", "data/motorcycle_left.png", "Middlebury 2014 stereo benchmark", "none stated by scikit-image"
+    ),
     Photograph("skimage", "data/rocket.jpg", "SpaceX", "public domain"),
     Photograph("skimage", "data/grass.png", "linolafett, DeviantArt", "CC0"),
     Photograph("skimage", "data/gravel.png", "CC0Textures Gravel04", "CC0"),
@@ -91,8 +93,8 @@ def make_photo_digits(
 ) -> Path:
     """Make the data set: images/, labels/ (YOLO), annotations/ (COCO), photo-digits.yaml and photo-digits.json.
 
-    Digits and photograph regions of train and val are disjoint: val takes the last fifth of the scans (other writers)
-    and a quarter of each photograph. Image i depends on the seed and i alone. The folder appears whole or not at all.
+    Digits and photograph regions of train and val are disjoint: val takes the last fifth of the scans and
+    a quarter of each photograph. Image i depends on the seed and i alone. The folder appears whole or not at all.
 
     Args:
         path: Folder to make; an existing photo-digits folder is replaced, any other is left alone.
@@ -135,7 +137,7 @@ def make_photo_digits(
             "generator": VERSION,
             **options,
             "sha256_of_pixels_and_labels": digest.hexdigest(),
-            "digits": "Optical Recognition of Handwritten Digits (E. Alpaydin, C. Kaynak), UCI, CC BY 4.0",
+            "digits": "Optical Recognition of Handwritten Digits (E. Alpaydin, C. Kaynak), UCI, as in scikit-learn",
             "photographs": [asdict(p) for p in PHOTOGRAPHS],
         }
         (part / MARKER).write_text(json.dumps(about, indent=2) + "\n")
@@ -203,7 +205,7 @@ def _region(photo: Image, split: str) -> Image:
 
 
 def _scans(split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the digit scans of a split, (n, 8, 8) in 0..1, and their classes; the scans are ordered by writer."""
+    """Return the digit scans of a split, (n, 8, 8) in 0..1, and their classes."""
     pixels, classes = load_digits(return_X_y=True)
     border = len(classes) * 4 // 5
     part = slice(0, border) if split == "train" else slice(border, None)

@@ -79,14 +79,9 @@ def registered() -> bool:
     return "ultralytics.nn.tasks" in _undo
 
 
-def disabled() -> bool:
-    """Return whether the environment switches the plugin off."""
-    return os.environ.get(DISABLE, "0") not in ("", "0")
-
-
 def check() -> None:
     """Raise RuntimeError, with the remedy, if the plugin is switched off or does not fit the installed Ultralytics."""
-    if disabled():
+    if hook.disabled():
         raise RuntimeError(f"{DISABLE} is set, so Ultralytics knows no spiking model; remedy: unset {DISABLE}")
     check_version()
     if hook.failure is not None:

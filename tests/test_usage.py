@@ -189,8 +189,9 @@ def test_a_corrupt_image_is_left_out(digits, tmp_path):
 
 
 def test_image_size_is_rounded_to_the_stride(trained, images):
-    result = YOLO(trained).predict(images[0], imgsz=70, verbose=False)[0]
-    assert result.orig_shape == (128, 128)
+    model = YOLO(trained)
+    model.predict(images[0], imgsz=70, verbose=False)
+    assert model.predictor.imgsz == [96, 96]
 
 
 def test_errors_of_the_command_have_an_exit_code(tmp_path):
