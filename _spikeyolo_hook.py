@@ -8,7 +8,7 @@ import os
 import sys
 
 DISABLE = "SPIKEYOLO_DISABLE"  # set to 1 to leave Ultralytics untouched
-TARGETS = ("ultralytics.cfg", "ultralytics.nn.tasks")
+TARGETS = ("ultralytics.cfg", "ultralytics.nn.tasks", "ultralytics.engine.exporter")
 failure = None  # why the plugin is off
 
 

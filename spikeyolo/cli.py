@@ -50,6 +50,23 @@ def photo_digits(**options: Any) -> int:
     return 0
 
 
+def verify(**options: Any) -> int:
+    """Prove that an ONNX graph is spike-driven and equal to its twins; 1 if it is not."""
+    from spikeyolo.verify import verify
+
+    model = options.pop("model")
+    if not model:
+        raise ValueError("model= is missing, e.g. spikeyolo verify model=best.onnx")
+    failed = 0
+    for check in verify(model, **options):
+        print(check, flush=True)
+        failed += bool(check.problems)
+    if failed:
+        raise ValueError(f"{model} is not proven: {failed} check{'s' * (failed > 1)} failed")
+    print(f"{model} is proven: spike-driven and equal")
+    return 0
+
+
 def show_help() -> int:
     """Print the words."""
     print("spikeyolo WORD key=value ...\n")
@@ -67,6 +84,11 @@ WORDS = {
         photo_digits,
         {"path": "photo-digits", "train": 2000, "val": 400, "imgsz": 192, "seed": 0},
         "make the photo-digits data set in a folder and size of your own",
+    ),
+    "verify": Word(
+        verify,
+        {"model": "", "reference": "", "source": "", "images": 8},
+        "prove that an exported graph takes binary spikes and equals its integer twin and the checkpoint",
     ),
     "help": Word(show_help, {}, "this text"),
 }

@@ -23,6 +23,7 @@ TESTED = ("8.4.120", "8.4.190")  # first and last release that the test suite ha
 BELOW = "8.5"
 ANCHORS = {  # what is patched or relied upon: parameters that must be there, in order
     "ultralytics.utils.checks:check_file": ("file", "suffix", "download"),
+    "ultralytics.cfg:check_dict_alignment": ("base", "custom", "e", "allowed_custom_keys"),
     "ultralytics.nn.tasks:yaml_model_load": ("path",),
     "ultralytics.nn.tasks:parse_model": ("d", "ch", "verbose"),
     "ultralytics.nn.tasks:torch_safe_load": ("weight",),
@@ -34,8 +35,10 @@ ANCHORS = {  # what is patched or relied upon: parameters that must be there, in
     "ultralytics.nn.modules.head:Detect.__init__": ("self", "nc", "reg_max", "end2end", "ch"),
     "ultralytics.nn.modules.head:Detect.forward_head": ("self", "x", "box_head", "cls_head"),
     "ultralytics.nn.distill_model:DistillationModel.get_distill_layers": ("model",),
+    "ultralytics.engine.exporter:Exporter.export_onnx": ("args", "kwargs"),
+    "ultralytics.engine.exporter:Exporter.get_int8_calibration_dataloader": ("self", "prefix"),
 }
-EVENTS = ("on_train_start", "on_predict_start")  # a validator does not show its model
+EXPORT_ARGUMENTS = ("graph", "trim")  # what yolo export takes in addition
 
 _undo: dict[str, list[Callable[[], object]]] = {}  # by patched module
 
@@ -51,7 +54,7 @@ def register(behind: str = "") -> None:
             nothing is patched then.
     """
     check_version()
-    for module, patch in {"ultralytics.utils.checks": _patch_files, "ultralytics.nn.tasks": _patch_models}.items():
+    for module, patch in PATCHES.items():
         if module not in _undo and (module == behind or _is_imported(module)):
             _undo[module] = []
             try:
@@ -167,7 +170,8 @@ def _patch_models(undo: list[Callable[[], object]]) -> None:
 
     # Our own modules are imported when they are called: an import of one of them may be what has brought us here.
     for name in ANCHORS:
-        _anchor(name)
+        if not name.startswith("ultralytics.engine"):  # imported when it is needed
+            _anchor(name)
 
     def yaml_model_load(original):
         def patched(path):
@@ -236,9 +240,50 @@ def _patch_models(undo: list[Callable[[], object]]) -> None:
     _replace(undo, tasks + "BaseModel.load", load)
     _replace(undo, "ultralytics.nn.distill_model:DistillationModel.get_distill_layers", get_distill_layers)
 
-    for event in EVENTS:
-        base.default_callbacks[event].append(use_whole_cpu)
-        undo.append(functools.partial(base.default_callbacks[event].remove, use_whole_cpu))
+    for event, callback in CALLBACKS.items():
+        base.default_callbacks[event].append(callback)
+        undo.append(functools.partial(base.default_callbacks[event].remove, callback))
+
+
+def _patch_arguments(undo: list[Callable[[], object]]) -> None:
+    """``yolo export`` takes the arguments that our exporter adds."""
+
+    def wrap(check_dict_alignment):
+        def patched(base, custom, e=None, allowed_custom_keys=None):
+            added = EXPORT_ARGUMENTS if custom.get("mode") == "export" else ()
+            ours = {key: custom.pop(key) for key in added if key in custom}
+            try:
+                return check_dict_alignment(base, custom, e, allowed_custom_keys)  # which renames keys in place
+            finally:
+                custom.update(ours)
+
+        return patched
+
+    _replace(undo, "ultralytics.cfg:check_dict_alignment", wrap)
+
+
+def _patch_exporter(undo: list[Callable[[], object]]) -> None:
+    """Export the spike or integer graph of a spiking model to ONNX."""
+
+    def export_onnx(original):
+        def patched(self, *args, **kwargs):
+            from spikeyolo import export
+
+            stock = functools.partial(original, self, *args, **kwargs)
+            return export.export_onnx(self, stock) if export.is_ours(self) else stock()
+
+        return patched
+
+    _anchor("ultralytics.engine.exporter:Exporter.get_int8_calibration_dataloader")
+    _replace(undo, "ultralytics.engine.exporter:Exporter.export_onnx", export_onnx)
+
+
+PATCHES = {
+    "ultralytics.utils.checks": _patch_files,
+    "ultralytics.cfg": _patch_arguments,
+    "ultralytics.nn.tasks": _patch_models,
+    "ultralytics.engine.exporter": _patch_exporter,
+}
 
 
 def _allow_safe_loading() -> None:
@@ -302,3 +347,17 @@ def _warn_of_foreign_weights(model: Any, weights: Any) -> None:
             f"{name} is another network: only {matched} of {len(ours)} tensors fit by name and shape, "
             "so training starts nearly from scratch. Start from a spiking checkpoint of the same scale instead."
         )
+
+
+def check_export_arguments(exporter: Any) -> None:
+    """Refuse arguments that make no spike graph; a callback of the exporter."""
+    from spikeyolo import export
+
+    export.check_arguments(exporter)
+
+
+CALLBACKS = {
+    "on_train_start": use_whole_cpu,
+    "on_predict_start": use_whole_cpu,  # a validator does not show its model
+    "on_export_start": check_export_arguments,
+}

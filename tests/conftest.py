@@ -48,3 +48,47 @@ def write_yaml(path: Path, **changes) -> Path:
 
     YAML.save(path, YAML.load(ARCHITECTURE) | changes)
     return path
+
+
+IBRA = {"type": "ibra-lif", "D": 5.11, "N": 100}
+
+
+def write_small(path: Path, neuron: dict, **changes) -> Path:
+    """Write a network of five convolving rows, with residual blocks, a concatenation, and two levels."""
+    from ultralytics.utils import YAML
+
+    backbone = [
+        [-1, 1, "SpikeEncoder", []],
+        [-1, 1, "SpikeDown", [8, 7, 4, 2, True]],
+        [-1, 1, "SpikeRepBlock", [2, 7]],
+        [-1, 1, "SpikeConv", [16, 3, 2]],
+    ]
+    head = [[-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 2], 1, "Concat", [1]], [-1, 1, "SpikeBlock", [2, 7]]]
+    head.append([[6, 3], 1, "SpikeDetect", ["nc"]])
+    YAML.save(path, {"nc": 3, "neuron": neuron, "backbone": backbone, "head": head} | changes)
+    return path
+
+
+def calibrated(path: Path, images: torch.Tensor) -> YOLO:
+    """Make a network with random weights whose BatchNorms fit the images, so that its codes use their range."""
+    model = YOLO(path)
+    for module in model.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+            module.momentum = None  # running average
+    with torch.no_grad():
+        for _ in range(3):
+            model.model.train()(images)
+    model.model.eval()
+    return model
+
+
+@pytest.fixture(scope="session")
+def photos(digits) -> torch.Tensor:
+    """Eight images, (8, 3, 64, 64) in [0, 1]."""
+    import cv2
+
+    files = sorted((digits.parent / "images/val").iterdir())
+    images = [cv2.resize(cv2.imread(str(file)), (64, 64))[..., ::-1].copy() for file in files]
+    return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images]).float() / 255

@@ -1,0 +1,485 @@
+"""A trained spiking network in deploy form: codes and fixed-point weights, so that every runtime emits the same codes.
+
+BatchNorm is folded, Rep and separable tails are the dense convolutions that they equal, potentials are in units
+u = unit * v (unit = N where all neurons share it), pixels enter as whole numbers. A layer is then
+
+    u' = sum_b 2^b * (W * plane_b) + unit * bias,   k = round(clip(u, 0, D_N))
+
+with weights and biases on a grid of 2^-grid. The grid is as fine as float32 allows: in the worst case, whatever the
+image, every partial sum is a multiple of 2^-grid below 2^(24 - grid), so float32 holds it exactly in any order.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.engine.model import Model
+from ultralytics.nn.tasks import BaseModel
+from ultralytics.utils import LOGGER
+
+from spikeyolo.blocks import SpikeConv, SpikeEncoder
+from spikeyolo.heads import SpikeDetect
+from spikeyolo.neurons import IBRALIF
+
+GRAPHS = ("spike", "integer")
+FINEST_GRID = 12  # finer ones change no mAP, but the width of the weights
+COARSEST_GRID = 6  # coarser ones cost accuracy (docs/export.md): the guarantee is given up instead, and that is told
+SIGNIFICANT_BITS = 24  # of a float32: whole numbers up to 2^24 are exact
+
+
+class FixedPointConv(nn.Conv2d):
+    """Convolution of whole numbers 0..largest by weights and biases on the grid 2^-grid.
+
+    Args:
+        conv: Convolution of spike values (or pixels / 255), float, with zero padding.
+        scale: Factor of its weights: unit / N of the neuron before it (unit / 255 for the stem).
+        unit: Potentials come out as unit * v.
+        largest: Largest operand.
+    """
+
+    def __init__(self, conv: nn.Conv2d, *, scale: float, unit: float, largest: int):
+        shape = (conv.in_channels, conv.out_channels, conv.kernel_size)
+        super().__init__(*shape, conv.stride, conv.padding, conv.dilation, conv.groups, device=conv.weight.device)  # pyright: ignore[reportArgumentType]
+        self.largest = largest
+        self.grid = FINEST_GRID
+        self._exact_weight = conv.weight.detach().double() * scale
+        bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
+        self._exact_bias = bias.double() * unit
+        self.requires_grad_(False)
+        self.snap(FINEST_GRID)
+
+    def snap(self, grid: int) -> None:
+        """Round weights and biases to multiples of 2^-grid.
+
+        Each filter's rounding errors are carried on from weight to weight, so that they add up to less than a step:
+        neighbouring codes are alike, and most of the error cancels (docs/export.md).
+        """
+        self.grid = grid
+        assert self.bias is not None
+        steps = (self._exact_weight.flatten(1) * 2.0**grid).cumsum(1).round()
+        weight = torch.diff(steps, dim=1, prepend=torch.zeros_like(steps[:, :1])) / 2.0**grid
+        self.weight.data.copy_(weight.view_as(self.weight))
+        self.bias.data.copy_((self._exact_bias * 2.0**grid).round() / 2.0**grid + 0.0)  # no -0.0: it looks different
+
+    def forget(self) -> None:
+        """Drop the unrounded weights."""
+        del self._exact_weight, self._exact_bias
+
+    def bounds(self) -> Tensor:
+        """Return the largest magnitude that a partial sum can reach in any order, per output channel, float64."""
+        assert self.bias is not None
+        weight = self.weight.double().flatten(1)
+        reach = torch.maximum(weight.clamp(min=0).sum(1), -weight.clamp(max=0).sum(1))
+        operand = 2.0 ** self.largest.bit_length() - 1  # what its planes can hold
+        return reach * operand + self.bias.double().abs()
+
+    def extra_repr(self) -> str:
+        """Return the convolution's numbers, its operand and grid."""
+        return f"{super().extra_repr()}, operand=0..{self.largest}, grid=2^-{self.grid}"
+
+
+class PixelConv(FixedPointConv):
+    """The stem: pixels (B, c1, H, W) in [0, 1] enter as whole numbers 0..255."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Recover the whole numbers and convolve."""
+        return super().forward(input.mul(255).clamp(0, 255).round())
+
+
+class PlaneConv(FixedPointConv):
+    """Convolution of codes 0..largest, at once (integer graph) or one binary plane after the other (spike graph)."""
+
+    spike_driven = False
+
+    @property
+    def planes(self) -> int:
+        """Number of binary planes of the codes."""
+        return self.largest.bit_length()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve codes (B, c1, H, W); on planes only weights are accumulated, where a spike is."""
+        if not self.spike_driven or self.planes == 1:  # one plane: the codes are the spikes
+            return super().forward(input)
+        codes = input.to(torch.int16 if self.largest < 2**15 else torch.int32)
+        total = None
+        for b in reversed(range(self.planes)):
+            plane = torch.bitwise_and(codes, torch.tensor(1 << b, dtype=codes.dtype)).bool().to(input.dtype)
+            # The bias enters once: B planes would add it B times.
+            current = self._conv_forward(plane, self.weight, self.bias if b == 0 else None)
+            total = current if total is None else (total + total) + current
+        assert total is not None
+        return total
+
+
+class CodeNeuron(nn.Module):
+    """The neuron in units of u = unit * v: potentials (T*B, ...) to codes of the same shape.
+
+    u[t] = x[t] + decay * (u[t-1] - k[t-1] / scale),   k[t] = round(clip(scale * u[t], 0, ceiling))
+
+    Args:
+        neuron: The trained neuron.
+        unit: Potentials come as unit * v.
+    """
+
+    def __init__(self, neuron: IBRALIF, unit: float):
+        super().__init__()
+        self.D, self.N, self.T, self.decay = neuron.D, neuron.N, neuron.T, neuron.decay
+        self.scale = neuron.N / unit
+        self.D_N = self.ceiling = neuron.D_N  # the ceiling is lower where planes are trimmed
+
+    @property
+    def planes(self) -> int:
+        """Number of binary planes that hold a code."""
+        return self.ceiling.bit_length()
+
+    def emit(self, u: Tensor) -> Tensor:
+        """Return the codes of potentials."""
+        if self.scale != 1:
+            u = u * self.scale
+        # Clipping first gives the same codes, and ONNX Runtime joins it to the convolution before.
+        return u.clamp(0, self.ceiling).round()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the codes of all timesteps."""
+        if self.T == 1:
+            return self.emit(x)
+        u, *currents = x.chunk(self.T)
+        codes = [self.emit(u)]
+        for current in currents:
+            # Each operation rounds by itself: a fused multiply-add would give other codes than ONNX Runtime.
+            emitted = codes[-1] if self.scale == 1 else codes[-1] / self.scale
+            u = current + (u - emitted) * self.decay
+            codes.append(self.emit(u))
+        return torch.cat(codes)
+
+    def extra_repr(self) -> str:
+        """Return the numbers of the neuron."""
+        return f"codes=0..{self.ceiling}, scale={self.scale:g}, T={self.T}, decay={self.decay:g}"
+
+
+class CodeDetect(SpikeDetect):
+    """The head in deploy form: potentials u = unit * v in, decoded in float64.
+
+    Exponentials differ between runtimes in their last bits; of float64 these are gone when boxes and scores are rounded
+    to float32.
+    """
+
+    unit: float
+
+    def forward_head(
+        self, x: list[Tensor], box_head: nn.Module | None = None, cls_head: nn.Module | None = None
+    ) -> dict[str, Tensor]:
+        """Return raw boxes and scores as `SpikeDetect` does, in float64."""
+        preds = super().forward_head(x, box_head, cls_head)
+        return preds | {key: preds[key].double() / self.unit for key in preds.keys() & {"boxes", "scores"}}
+
+    def _inference(self, x: dict[str, Tensor]) -> Tensor:
+        return super()._inference(x).float()
+
+
+class Expectation(nn.Module):
+    """Box distances as the expectation of their bins (`DFL`), in any precision: (B, 4 * bins, A) to (B, 4, A)."""
+
+    def __init__(self, bins: int):
+        super().__init__()
+        self.bins = bins
+        self.register_buffer("values", torch.arange(bins, dtype=torch.float64).view(1, 1, bins, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the distances."""
+        batch, _, anchors = x.shape
+        return (x.view(batch, 4, self.bins, anchors).softmax(2) * self.values).sum(2)
+
+
+@dataclass(frozen=True)
+class Trim:
+    """What `trim` left out, in planes, and what it cost.
+
+    Args:
+        planes: Planes left out, over all layers.
+        calibrated: Batches that calibrated.
+        held_out: Batches on which clipped codes were counted.
+        clipped: Codes among theirs that are clipped.
+        codes: All their codes.
+    """
+
+    planes: int
+    calibrated: int
+    held_out: int
+    clipped: int
+    codes: int
+
+
+@dataclass
+class DeployForm:
+    """What was done to a network in deploy form; its attribute ``deployed``.
+
+    Args:
+        unit: Potentials are unit * v.
+        neurons: Neuron before each convolution, by the convolution's name.
+        convs: All fixed-point convolutions by name, the stem included.
+        inexact: Names of the convolutions whose worst case float32 does not hold, with that worst case in grid steps.
+        trim: What was trimmed, if anything.
+    """
+
+    unit: float
+    neurons: dict[str, CodeNeuron]
+    convs: dict[str, FixedPointConv]
+    inexact: dict[str, float] = field(default_factory=dict)
+    trim: Trim | None = None
+
+    @property
+    def planes(self) -> dict[str, int]:
+        """Number of binary planes by convolution (all but the stem)."""
+        return {name: neuron.planes for name, neuron in self.neurons.items()}
+
+    @property
+    def grids(self) -> dict[str, int]:
+        """Grid exponent by convolution: weights are multiples of 2^-grid."""
+        return {name: conv.grid for name, conv in self.convs.items()}
+
+
+def deploy(model: nn.Module, *, graph: str = "integer") -> nn.Module:
+    """Return a copy of a trained spiking model in deploy form; the model itself is left as it is.
+
+    Args:
+        model: `YOLO` object or its ``model``, of any spiking neuron type.
+        graph: "integer" convolves codes, "spike" convolves their binary planes one after the other. Both give the same
+            numbers bit for bit; the first is about as many times faster as there are planes.
+
+    Returns:
+        Model with the same input (images (B, 3, H, W) in [0, 1], steps of 1/255) and the same output, not trainable.
+        Its attribute ``deployed`` is a `DeployForm`. Where float32 cannot hold the worst case of a layer, a warning
+        says so, and codes may then differ between runtimes.
+
+    Raises:
+        TypeError: If this is no Ultralytics detection model.
+        ValueError: If the model is no spiking one, if it is not spike-driven, or for an unknown graph.
+    """
+    if graph not in GRAPHS:
+        raise ValueError(f"graph must be {' or '.join(GRAPHS)}, got {graph!r}")
+    network = model.model if isinstance(model, Model) else model
+    if not isinstance(network, BaseModel):
+        raise TypeError(f"deploy takes a YOLO model with a spiking network, got {type(network).__name__}")
+    if not any(isinstance(m, (IBRALIF, CodeNeuron)) for m in network.modules()):
+        raise ValueError(
+            "this model has no spiking neuron, so there is nothing to deploy as spikes; train one with a "
+            "neuron such as ibra-lif (model=ibra-spikeyolo-n.yaml), or export the model without graph="
+        )
+    network = copy.deepcopy(network)
+    if not hasattr(network, "deployed"):
+        network = network.eval().float().fuse(verbose=False)  # pyright: ignore[reportCallIssue]
+        _check_spike_driven(network)
+        network.deployed = _replace(network)
+        _choose_grids(network)
+    form = network.deployed
+    for conv in form.convs.values():
+        if isinstance(conv, PlaneConv):
+            conv.spike_driven = graph == "spike"
+    if form.inexact:
+        worst = max(form.inexact, key=form.inexact.__getitem__)
+        LOGGER.warning(
+            f"the sums of {len(form.inexact)} of {len(form.convs)} convolutions can exceed what float32 holds exactly, "
+            f"even on the coarsest grid 2^-{COARSEST_GRID} ({worst}: {form.inexact[worst]:.3g} of "
+            f"{2**SIGNIFICANT_BITS:,} steps in the worst case). Lost: the guarantee that every runtime emits the same "
+            "codes. The accuracy is not touched. Remedy: a model with a smaller D * N."
+        )
+    return network
+
+
+def trim(model: nn.Module, images: Iterable[Tensor]) -> Trim:
+    """Leave out the upper planes that calibration images never use; the neurons then clip at the largest code left.
+
+    Of every five batches four calibrate, and the fifth counts the codes that are clipped (all calibrate if there are
+    less than five).
+
+    Args:
+        model: Network in deploy form, changed in place.
+        images: Batches (B, 3, H, W) in [0, 1].
+
+    Returns:
+        What was left out, and how many codes that touches.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    form: DeployForm = model.deployed  # pyright: ignore[reportAssignmentType]
+    before, batches, held_out = sum(form.planes.values()), 0, 0
+    used = dict.fromkeys(form.neurons, 1)  # planes
+    counts = {name: torch.zeros(64, dtype=torch.int64) for name in form.neurons}  # codes by the planes they need
+    for batches, image in enumerate(images, start=1):  # noqa: B007
+        counting = batches % 5 == 0
+        held_out += counting
+        for name, codes in emitted_codes(model, image)[1]:
+            needed = torch.frexp(codes).exponent  # bit length of a whole number
+            if counting:
+                counts[name] += torch.bincount(needed.flatten(), minlength=64).cpu()
+            else:
+                used[name] = max(used[name], int(needed.max()))
+    if not batches:
+        raise ValueError("trimming needs at least one image")
+    for name, planes in used.items():
+        form.neurons[name].ceiling = min(form.neurons[name].ceiling, 2**planes - 1)
+        form.convs[name].largest = form.neurons[name].ceiling
+    form.trim = Trim(
+        planes=before - sum(form.planes.values()),
+        calibrated=batches - held_out,
+        held_out=held_out,
+        clipped=int(sum(counts[name][planes + 1 :].sum() for name, planes in used.items())),
+        codes=int(sum(count.sum() for count in counts.values())),
+    )
+    return form.trim
+
+
+def emitted_codes(model: nn.Module, images: Tensor) -> tuple[Any, list[tuple[str, Tensor]]]:
+    """Run a network in deploy form; return its output and the codes that enter each convolution, by its name."""
+    form: DeployForm = model.deployed  # pyright: ignore[reportAssignmentType]
+    found: list[tuple[str, Tensor]] = []
+    hooks = [
+        neuron.register_forward_hook(lambda _, __, codes, name=name: found.append((name, codes)))
+        for name, neuron in form.neurons.items()
+    ]
+    try:
+        with torch.no_grad():
+            output = model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return output, found
+
+
+def pairs(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module | None]]:
+    """Walk over the convolutions of a fused spiking network.
+
+    Yields:
+        Name of the convolution, module that holds it, its attribute there, and the neuron before it (None: pixels).
+    """
+    for prefix, module in model.named_modules():
+        if isinstance(module, SpikeConv):
+            neuron = module.act if isinstance(module.act, (IBRALIF, CodeNeuron)) else None
+            yield f"{prefix}.conv", module, "conv", neuron
+        elif isinstance(module, SpikeDetect):
+            for key, branches in module.named_children():
+                if key.endswith(("cv2", "cv3")):
+                    for name, branch in branches.named_children():
+                        children = dict(branch.named_children())
+                        (_, neuron), (last, _) = list(children.items())[2:4]
+                        yield f"{prefix}.{key}.{name}.{last}", branch, last, neuron
+
+
+def _check_spike_driven(model: nn.Module) -> None:
+    """Refuse a network in which a convolution without neuron reads potentials."""
+    layers: Iterable[nn.Module] = model.model  # pyright: ignore[reportAssignmentType]
+    layers = list(layers)
+    for i, layer in enumerate(layers):
+        source = layers[i - 1] if i else None
+        pixels = source is None or isinstance(source, SpikeEncoder)
+        bare = isinstance(layer, SpikeConv) and not isinstance(layer.act, IBRALIF)
+        if bare and (not pixels or getattr(layer, "f", -1) not in (-1, i - 1)):
+            raise ValueError(
+                f"row {i} is a convolution without neuron that reads potentials, so it would take no spikes; "
+                "only the first convolution may have first=True"
+            )
+        if pixels and not bare and not isinstance(layer, SpikeEncoder):
+            raise ValueError(
+                f"row {i} ({type(layer).__name__}) reads pixels, but is no stem; the first convolution must be a "
+                "SpikeDown with first=True, e.g. [-1, 1, SpikeDown, [128, 7, 4, 2, True]]"
+            )
+
+
+def _replace(model: nn.Module) -> DeployForm:
+    """Exchange neurons and convolutions for those of the deploy form, in place."""
+    found = list(pairs(model))
+    factors = {neuron.N for *_, neuron in found if isinstance(neuron, IBRALIF)}
+    unit = max(factors)
+    form = DeployForm(unit, {}, {})
+    for name, holder, attribute, neuron in found:
+        conv = getattr(holder, attribute)
+        if neuron is None:
+            new = PixelConv(conv, scale=unit / 255, unit=unit, largest=255)
+        else:
+            assert isinstance(neuron, IBRALIF)
+            form.neurons[name] = CodeNeuron(neuron, unit)
+            new = PlaneConv(conv, scale=unit / neuron.N, unit=unit, largest=neuron.D_N)
+            key = next(k for k, child in holder.named_children() if child is neuron)
+            setattr(holder, key, form.neurons[name])
+        setattr(holder, attribute, new.eval())
+        form.convs[name] = new
+    for head in [m for m in model.modules() if isinstance(m, SpikeDetect)]:
+        head.__class__ = CodeDetect  # the same parts, decoded otherwise
+        head.unit = unit  # pyright: ignore[reportAttributeAccessIssue]
+        if head.reg_max > 1:
+            head.dfl = Expectation(head.reg_max)
+    return form
+
+
+def _choose_grids(model: nn.Module) -> None:
+    """Snap every convolution to the finest grid on which its sums, and those that it is added to, stay exact."""
+    form: DeployForm = model.deployed  # pyright: ignore[reportAssignmentType]
+    groups: list[set[str]] = [{name} for name in form.convs]
+    while True:
+        form.inexact = {}
+        coarser = False
+        for names, bound in _potentials(model):
+            joined = [g for g in groups if g & names]
+            group = set().union(*joined)
+            if len(joined) > 1:  # what is added up shares a grid
+                groups = [g for g in groups if g not in joined] + [group]
+            grid = min(form.convs[name].grid for name in group)
+            if bound * 2.0**COARSEST_GRID > 2**SIGNIFICANT_BITS:
+                form.inexact |= dict.fromkeys(names, bound * 2.0**COARSEST_GRID)
+            elif bound * 2.0**grid > 2**SIGNIFICANT_BITS:
+                grid = max(min(SIGNIFICANT_BITS - math.ceil(math.log2(bound)), grid - 1), COARSEST_GRID)
+            for name in group:
+                if form.convs[name].grid != grid:
+                    form.convs[name].snap(grid)
+                    coarser = True
+        if not coarser:
+            break
+    for conv in form.convs.values():
+        conv.forget()
+
+
+def _potentials(model: nn.Module) -> list[tuple[set[str], float]]:
+    """Return for every potential that is read: which convolutions add up in it, and its worst-case magnitude.
+
+    The network runs once on bounds in place of numbers: each convolution gives its bounds (times a marker whose
+    gradient tells where it arrives), so additions, concatenations and poolings need no rule of their own.
+    """
+    form: DeployForm = model.deployed  # pyright: ignore[reportAssignmentType]
+    first = next(model.parameters())
+    markers = {name: torch.ones((), device=first.device) for name in form.convs}
+    potentials: list[tuple[set[str], float]] = [({n}, float(c.bounds().max())) for n, c in form.convs.items()]
+
+    def give_bounds(name: str):
+        def hook(conv: FixedPointConv, _, output: Tensor) -> Tensor:
+            bounds = conv.bounds().to(output.dtype) * (1 + 1e-6)  # not below them after rounding and adding up
+            return (bounds * markers[name]).view(1, -1, 1, 1).expand(output.shape)
+
+        return hook
+
+    def read(_, inputs: tuple[Tensor]) -> Tensor:
+        (potential,) = inputs
+        arriving = torch.autograd.grad(potential.sum(), list(markers.values()), retain_graph=True, allow_unused=True)
+        names = {name for name, grad in zip(markers, arriving, strict=True) if grad is not None}
+        potentials.append((names, float(potential.detach().max())))
+        return torch.zeros_like(potential)
+
+    hooks = [conv.register_forward_hook(give_bounds(name)) for name, conv in form.convs.items()]
+    hooks += [neuron.register_forward_pre_hook(read) for neuron in form.neurons.values()]
+    try:
+        with torch.enable_grad():
+            for marker in markers.values():
+                marker.requires_grad_(True)
+            size = 2 * int(model.stride.max())  # pyright: ignore[reportAttributeAccessIssue]
+            model(torch.zeros(1, model.yaml.get("channels", 3), size, size, device=first.device))  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return potentials
