@@ -186,6 +186,8 @@ class CodeDetect(SpikeDetect):
 class Expectation(nn.Module):
     """Box distances as the expectation of their bins (`DFL`), in any precision: (B, 4 * bins, A) to (B, 4, A)."""
 
+    values: Tensor
+
     def __init__(self, bins: int):
         super().__init__()
         self.bins = bins
@@ -245,6 +247,14 @@ class DeployForm:
         return {name: conv.grid for name, conv in self.convs.items()}
 
 
+def form_of(model: nn.Module) -> DeployForm:
+    """Return what was done to a network; TypeError if it is not in deploy form."""
+    form = getattr(model, "deployed", None)
+    if not isinstance(form, DeployForm):
+        raise TypeError(f"this {type(model).__name__} is not in deploy form; use spikeyolo.deploy(model)")
+    return form
+
+
 def deploy(model: nn.Module, *, graph: str = "integer") -> nn.Module:
     """Return a copy of a trained spiking model in deploy form; the model itself is left as it is.
 
@@ -272,13 +282,13 @@ def deploy(model: nn.Module, *, graph: str = "integer") -> nn.Module:
             "this model has no spiking neuron, so there is nothing to deploy as spikes; train one with a "
             "neuron such as ibra-lif (model=ibra-spikeyolo-n.yaml), or export the model without graph="
         )
-    network = copy.deepcopy(network)
+    network: Any = copy.deepcopy(network)
     if not hasattr(network, "deployed"):
-        network = network.eval().float().fuse(verbose=False)  # pyright: ignore[reportCallIssue]
+        network = network.eval().float().fuse(verbose=False)
         _check_spike_driven(network)
         network.deployed = _replace(network)
         _choose_grids(network)
-    form = network.deployed
+    form = form_of(network)
     for conv in form.convs.values():
         if isinstance(conv, PlaneConv):
             conv.spike_driven = graph == "spike"
@@ -309,11 +319,11 @@ def trim(model: nn.Module, images: Iterable[Tensor]) -> Trim:
     Raises:
         ValueError: If there are no images.
     """
-    form: DeployForm = model.deployed  # pyright: ignore[reportAssignmentType]
+    form = form_of(model)
     before, batches, held_out = sum(form.planes.values()), 0, 0
     used = dict.fromkeys(form.neurons, 1)  # planes
     counts = {name: torch.zeros(64, dtype=torch.int64) for name in form.neurons}  # codes by the planes they need
-    for batches, image in enumerate(images, start=1):  # noqa: B007
+    for batches, image in enumerate(images, start=1):
         counting = batches % 5 == 0
         held_out += counting
         for name, codes in emitted_codes(model, image)[1]:
@@ -339,12 +349,16 @@ def trim(model: nn.Module, images: Iterable[Tensor]) -> Trim:
 
 def emitted_codes(model: nn.Module, images: Tensor) -> tuple[Any, list[tuple[str, Tensor]]]:
     """Run a network in deploy form; return its output and the codes that enter each convolution, by its name."""
-    form: DeployForm = model.deployed  # pyright: ignore[reportAssignmentType]
+    form = form_of(model)
     found: list[tuple[str, Tensor]] = []
-    hooks = [
-        neuron.register_forward_hook(lambda _, __, codes, name=name: found.append((name, codes)))
-        for name, neuron in form.neurons.items()
-    ]
+
+    def remember(name: str):
+        def hook(neuron: nn.Module, inputs: Any, codes: Tensor) -> None:
+            found.append((name, codes))
+
+        return hook
+
+    hooks = [neuron.register_forward_hook(remember(name)) for name, neuron in form.neurons.items()]
     try:
         with torch.no_grad():
             output = model(images)
@@ -375,8 +389,7 @@ def pairs(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module | N
 
 def _check_spike_driven(model: nn.Module) -> None:
     """Refuse a network in which a convolution without neuron reads potentials."""
-    layers: Iterable[nn.Module] = model.model  # pyright: ignore[reportAssignmentType]
-    layers = list(layers)
+    layers = list(model.get_submodule("model"))  # pyright: ignore[reportArgumentType] (a Sequential)
     for i, layer in enumerate(layers):
         source = layers[i - 1] if i else None
         pixels = source is None or isinstance(source, SpikeEncoder)
@@ -411,9 +424,10 @@ def _replace(model: nn.Module) -> DeployForm:
             setattr(holder, key, form.neurons[name])
         setattr(holder, attribute, new.eval())
         form.convs[name] = new
-    for head in [m for m in model.modules() if isinstance(m, SpikeDetect)]:
+    heads: list[Any] = [m for m in model.modules() if isinstance(m, SpikeDetect)]
+    for head in heads:
         head.__class__ = CodeDetect  # the same parts, decoded otherwise
-        head.unit = unit  # pyright: ignore[reportAttributeAccessIssue]
+        head.unit = unit
         if head.reg_max > 1:
             head.dfl = Expectation(head.reg_max)
     return form
@@ -421,7 +435,7 @@ def _replace(model: nn.Module) -> DeployForm:
 
 def _choose_grids(model: nn.Module) -> None:
     """Snap every convolution to the finest grid on which its sums, and those that it is added to, stay exact."""
-    form: DeployForm = model.deployed  # pyright: ignore[reportAssignmentType]
+    form = form_of(model)
     groups: list[set[str]] = [{name} for name in form.convs]
     while True:
         form.inexact = {}
@@ -446,13 +460,13 @@ def _choose_grids(model: nn.Module) -> None:
         conv.forget()
 
 
-def _potentials(model: nn.Module) -> list[tuple[set[str], float]]:
+def _potentials(model: Any) -> list[tuple[set[str], float]]:
     """Return for every potential that is read: which convolutions add up in it, and its worst-case magnitude.
 
     The network runs once on bounds in place of numbers: each convolution gives its bounds (times a marker whose
     gradient tells where it arrives), so additions, concatenations and poolings need no rule of their own.
     """
-    form: DeployForm = model.deployed  # pyright: ignore[reportAssignmentType]
+    form = form_of(model)
     first = next(model.parameters())
     markers = {name: torch.ones((), device=first.device) for name in form.convs}
     potentials: list[tuple[set[str], float]] = [({n}, float(c.bounds().max())) for n, c in form.convs.items()]
@@ -477,8 +491,8 @@ def _potentials(model: nn.Module) -> list[tuple[set[str], float]]:
         with torch.enable_grad():
             for marker in markers.values():
                 marker.requires_grad_(True)
-            size = 2 * int(model.stride.max())  # pyright: ignore[reportAttributeAccessIssue]
-            model(torch.zeros(1, model.yaml.get("channels", 3), size, size, device=first.device))  # pyright: ignore[reportAttributeAccessIssue]
+            size = 2 * int(model.stride.max())
+            model(torch.zeros(1, model.yaml.get("channels", 3), size, size, device=first.device))
     finally:
         for hook in hooks:
             hook.remove()

@@ -22,7 +22,8 @@ from onnx import helper, numpy_helper
 from ultralytics.utils import LOGGER, colorstr
 
 import spikeyolo
-from spikeyolo.deployment import GRAPHS, DeployForm, deploy, trim
+from spikeyolo.deployment import GRAPHS, CodeNeuron, DeployForm, deploy, form_of, trim
+from spikeyolo.neurons import IBRALIF
 from spikeyolo.plugin import EXPORT_ARGUMENTS
 
 OPSET = 18  # the first with BitwiseAnd
@@ -55,7 +56,9 @@ def check_arguments(exporter: Any) -> None:
     if graph == "spike" and args.opset is not None and args.opset < OPSET:
         raise ValueError(f"opset={args.opset} has no BitwiseAnd; use opset={OPSET} or newer, or graph=integer")
     if getattr(args, "trim", False) and not args.data:
-        raise ValueError("trim=True needs images to calibrate on: add data=your-data.yaml (and fraction=0.1 for a part)")
+        raise ValueError(
+            "trim=True needs images to calibrate on: add data=your-data.yaml (and fraction=0.1 for a part)"
+        )
 
 
 def is_ours(exporter: Any) -> bool:
@@ -64,9 +67,7 @@ def is_ours(exporter: Any) -> bool:
 
 
 def _has_neurons(exporter: Any) -> bool:
-    from spikeyolo.neurons import IBRALIF
-
-    return any(isinstance(m, IBRALIF) for m in exporter.model.modules())
+    return any(isinstance(m, (IBRALIF, CodeNeuron)) for m in exporter.model.modules())
 
 
 def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
@@ -85,7 +86,7 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
     graph = getattr(exporter.args, "graph", "spike")
     source: Path = exporter.file
     exporter.model = deploy(exporter.model)
-    form: DeployForm = exporter.model.deployed
+    form = form_of(exporter.model)
     if getattr(exporter.args, "trim", False):
         trim(exporter.model, _images(exporter))
     exporter.metadata |= describe(form, graph=graph, source=source)
@@ -149,7 +150,7 @@ def describe(form: DeployForm, *, graph: str, source: Path) -> dict[str, str]:
     import ultralytics
 
     neurons = form.neurons.values()
-    weights = {name: [p.numpy(force=True) for p in (conv.weight, conv.bias)] for name, conv in form.convs.items()}
+    weights = {name: [p.numpy(force=True) for p in conv.parameters()] for name, conv in form.convs.items()}
     versions = {"spikeyolo": spikeyolo.__version__, "ultralytics": ultralytics.__version__}
 
     def common(values: set[float] | set[int]) -> str:
@@ -209,7 +210,9 @@ def name_layers(model: onnx.ModelProto, form: DeployForm) -> None:
                 node.name = layer
                 found.add(layer)
     if missing := form.convs.keys() - found:
-        raise RuntimeError(f"the exported graph has no convolution for {', '.join(sorted(missing))}; please report this")
+        raise RuntimeError(
+            f"the exported graph has no convolution for {', '.join(sorted(missing))}; please report this"
+        )
 
 
 def to_spike_graph(model: onnx.ModelProto, planes: Mapping[str, int]) -> None:
@@ -282,12 +285,12 @@ def _log(model: onnx.ModelProto, form: DeployForm, graph: str, file: Path) -> No
     )
     if cut := form.trim:
         LOGGER.info(
-            f"{prefix} trimmed {cut.planes} planes that {cut.calibrated} batches never use; on {cut.held_out} others the "
-            f"graph clips {cut.clipped:,} of {cut.codes:,} codes"
+            f"{prefix} trimmed {cut.planes} planes that {cut.calibrated} batches never use; on {cut.held_out} others "
+            f"the graph clips {cut.clipped:,} of {cut.codes:,} codes"
         )
     if not form.inexact:
         grids = form.grids.values()
         LOGGER.info(
-            f"{prefix} weights are multiples of 2^-{max(grids)} to 2^-{min(grids)}; float32 holds every sum exactly for "
-            "any image, so every runtime emits the same codes. Proof: spikeyolo verify model=..."
+            f"{prefix} weights are multiples of 2^-{max(grids)} to 2^-{min(grids)}; float32 holds every sum exactly "
+            "for any image, so every runtime emits the same codes. Proof: spikeyolo verify model=..."
         )

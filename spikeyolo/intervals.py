@@ -25,7 +25,7 @@ class Values:
     """A set of numbers that holds all values of a tensor.
 
     Args:
-        low: Smallest value, float64, shape () or, by channel, (1, C, 1, 1).
+        low: Smallest value, float64, shape () or, by channel, (1, C, 1, 1) with C > 1.
         high: Largest value, likewise.
         step: Power of two of which all values are multiples; 0 if none is known, infinite if all values are 0.
     """
@@ -33,6 +33,13 @@ class Values:
     low: Array
     high: Array
     step: float
+
+    def __post_init__(self):
+        low, high = np.broadcast_arrays(self.low, self.high)
+        if low.size == 1:  # one channel may be broadcast to many
+            low, high = low.reshape(()), high.reshape(())
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
 
     @property
     def whole(self) -> bool:
@@ -407,8 +414,11 @@ def _quantize(op: Operation) -> Values:
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("Identity", "Dropout", "MaxPool", "GlobalMaxPool"), lambda op: op.x),
     **dict.fromkeys(
-        ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "GatherElements", "GatherND")
-        + ("Expand", "Tile", "DepthToSpace", "SpaceToDepth", "ReduceMax", "ReduceMin"),
+        ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "GatherElements", "GatherND"),
+        lambda op: op.x.hull(),
+    ),
+    **dict.fromkeys(
+        ("Expand", "Tile", "DepthToSpace", "SpaceToDepth", "ReduceMax", "ReduceMin"),
         lambda op: op.x.hull(),
     ),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), _blend),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,14 +100,14 @@ class SpikeGraph:
         self.planes: dict[Layer, int] = {}
         self.names: dict[Layer, str] = {}
         self.spiking = 0
-        self.metadata = metadata(model)
+        self.metadata = {p.key: p.value for p in model.metadata_props}
         self._bits, self._codes = self._find_planes()
         self.checks = [self._known(), self._operands(), *self._sums()]
         self.checks += [self._as_exported()] if "weights_sha256" in self.metadata else []
 
     def name(self, node: onnx.NodeProto) -> str:
         """Return the layer of a node (``LAYER/conv3`` takes its plane 3), else its own name or result."""
-        return node.name.rpartition("/conv")[0] or node.name or node.output[0]
+        return re.sub(r"/conv\d+$", "", node.name) or node.output[0]
 
     def _known(self) -> Check:
         """Find what no rule covers."""
@@ -130,9 +131,10 @@ class SpikeGraph:
         for node in self.model.graph.node:
             source, target = (node.input[0] if node.input else ""), node.output[0]
             if node.op_type == "Identity":
-                for known in (bits, masked, copies):
-                    if source in known:
-                        known[target] = known[source]
+                if source in bits:
+                    bits[target] = bits[source]
+                if source in copies:
+                    copies[target] = copies[source]
             elif node.op_type == "Cast":
                 to = next(a.i for a in node.attribute if a.name == "to")
                 if source in masked and to == TensorProto.BOOL:
@@ -185,16 +187,15 @@ class SpikeGraph:
             operands = [name for name in node.input[:2] if self.graph.array(name) is None]
             found: list[Values] = [self.graph[name] for name in operands]
             name = self.name(node)
-            pixels = len(found) == 1 and operands[0] not in after and found[0].whole
             if found and all(v.binary for v in found):
                 self.spiking += 1
             elif len(found) == 1 and self._is_decoder(node):
-                decoders.append(name)
-            elif pixels and found[0].low.min() >= 0 and found[0].reach <= 255 and len({*stems, node.input[1]}) == 1:
-                stems[node.input[1]] = name
+                decoders.append(f"decoder {name}")
+            elif len(found) == 1 and operands[0] not in after and len({*stems, node.input[1]}) == 1:
+                stems[node.input[1]] = f"stem {name} (takes {found[0]})"
             else:
                 problems.append(f"{name}: an operand is {' and '.join(map(str, found))}, not a spike (0 or 1)")
-        excepted = [f"stem {n} (pixels 0..255)" for n in stems.values()] + [f"decoder {n}" for n in decoders]
+        excepted = [*stems.values(), *decoders]
         if not self.spiking:
             problems.insert(0, "no convolution takes spikes: this is no spike graph")
             if self.metadata.get("graph") == "integer":
@@ -233,7 +234,7 @@ class SpikeGraph:
     def _sums(self) -> tuple[Check, Check]:
         """Demand that each layer is sum_b 2^b * (W * plane_b) + bias and that float32 holds it in any order."""
         forms: dict[str, Form] = {}
-        wrong: dict[str, str] = {}
+        wrong: dict[Any, str] = {}
         inexact: dict[str, str] = {}
         tightest = 0.0
         for node in self.model.graph.node:
@@ -257,7 +258,7 @@ class SpikeGraph:
             if output.name in forms:
                 wrong |= self._incomplete(forms[output.name])
         text = f"{len(self.layers)} layers, each the sum over b of 2^b times one weight on plane b, its bias once"
-        planes = Check("planes", text, [f"{name}: {problem}" for name, problem in wrong.items()])
+        planes = Check("planes", text, list(wrong.values()))
         text = f"every sum is below 2^24 grid steps for any image and in any order (the largest reaches {tightest:.0%})"
         problems = [f"{name}: a sum can take {what}, float32 rounds it" for name, what in inexact.items()]
         return planes, Check("exactness", "some sums depend on their order" if problems else text, problems)
@@ -274,22 +275,21 @@ class SpikeGraph:
             if layer not in self.layers and self._is_complete(layer, bits):
                 self.layers[layer] = (tensor, next(iter(form.biases), ("", ""))[0])
 
-    def _incomplete(self, form: Form) -> dict[str, str]:
-        """Return what is wrong with a finished sum, by layer."""
-        wrong = {}
+    def _incomplete(self, form: Form) -> dict[Any, str]:
+        """Return what is wrong with a finished sum, by layer and by bias."""
+        wrong: dict[Any, str] = {}
         for layer, bits in form.layers.items():
             self.planes[layer] = len(bits)
             if not self._is_complete(layer, bits):
                 needed = range(max(int(self.graph[layer.codes].high.max()).bit_length(), max(bits) + 1))
                 missing = [b for b in needed if b not in bits]
                 factors = [f"{b}: {c:g}" for b, c in sorted(bits.items()) if c != 2**b]
-                wrong[self.names[layer]] = "; ".join(
-                    [f"planes {missing} of {layer.codes} do not enter with weight {layer.weight}"] * bool(missing)
-                    + [f"planes enter with factors {{{', '.join(factors)}}} in place of 2^b"] * bool(factors)
-                )
+                told = [f"planes {missing} of {layer.codes} do not enter with weight {layer.weight}"] * bool(missing)
+                told += [f"planes enter with factors {{{', '.join(factors)}}} in place of 2^b"] * bool(factors)
+                wrong[layer] = f"{self.names[layer]}: {'; '.join(told)}"
         for (bias, layer), coefficient in form.biases.items():
             if coefficient != 1:
-                wrong[layer] = f"the bias {bias} is added {coefficient:g} times"
+                wrong[bias, layer] = f"{layer}: the bias {bias} is added {coefficient:g} times"
         return wrong
 
     def _as_exported(self) -> Check:
@@ -352,7 +352,7 @@ def verify(
 
     Args:
         model: ONNX file, of whatever origin.
-        reference: Checkpoint (.pt) that was exported; by default the one beside the ONNX file if its hash is the noted one.
+        reference: Checkpoint (.pt) that was exported; by default the one beside the file, if it has the noted hash.
         source: Images, a folder or a video, as for ``yolo predict``; by default the images that Ultralytics ships.
         images: Largest number of images to run.
 
@@ -364,22 +364,17 @@ def verify(
         ValueError: If the model is no ONNX file, the images do not fit its input, or the reference is another network.
     """
     path = Path(model)
-    proto = load(path)
-    size = _input_size(proto, path)
-    checkpoint = _checkpoint(reference, path, metadata(proto))
-    torch_form = _deployed(checkpoint) if checkpoint else None
-    batches = _batches(source, size, images)  # all that can be wrong with the arguments is told before the work
-    graph = SpikeGraph(proto)
-    yield from graph.checks
-    if torch_form is not None:
-        yield _same_weights(graph, torch_form, checkpoint)
-    if graph.layers and not graph.checks[0].problems:
+    graph = SpikeGraph(load(path))
+    runnable = bool(graph.layers) and not graph.checks[0].problems
+    checks, batches, torch_form = [*graph.checks], [], None
+    if runnable or source:  # whatever is wrong with the arguments is told before any result
+        batches = _batches(source, _input_size(graph, path), images)
+    if checkpoint := _checkpoint(reference, path, graph.metadata):
+        torch_form = _deployed(checkpoint)
+        checks.append(_same_weights(graph, torch_form, checkpoint))
+    yield from checks
+    if runnable:
         yield from _compare(graph, batches, torch_form)
-
-
-def metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """Return the metadata of a model."""
-    return {p.key: p.value for p in model.metadata_props}
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -400,15 +395,19 @@ def load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _input_size(model: onnx.ModelProto, path: Path) -> tuple[int, int, int]:
+def _input_size(graph: SpikeGraph, path: Path) -> tuple[int, int, int]:
     """Return batch, height and width that images must have."""
-    given = {t.name for t in model.graph.initializer}
-    inputs = [i for i in model.graph.input if i.name not in given]
+    given = {t.name for t in graph.model.graph.initializer}
+    inputs = [i for i in graph.model.graph.input if i.name not in given]
     shape = [d.dim_value or None for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
     if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (None, 3):
-        found = ", ".join(f"{i.name} {[d.dim_value or d.dim_param for d in i.type.tensor_type.shape.dim]}" for i in inputs)
-        raise ValueError(f"{path} does not take images: its input is {found or 'missing'}, not (batch, 3, height, width)")
-    noted = json.loads(metadata(model).get("imgsz", "[640, 640]"))
+        found = ", ".join(
+            f"{i.name} {[d.dim_value or d.dim_param for d in i.type.tensor_type.shape.dim]}" for i in inputs
+        )
+        raise ValueError(
+            f"{path} does not take images: its input is {found or 'missing'}, not (batch, 3, height, width)"
+        )
+    noted = json.loads(graph.metadata.get("imgsz", "[640, 640]"))
     return shape[0] or 1, shape[2] or noted[0], shape[3] or noted[1]
 
 
@@ -423,8 +422,14 @@ def _batches(source: str | Path, size: tuple[int, int, int], images: int) -> lis
     batch, height, width = size
     fit = LetterBox((height, width), auto=False)
     found: list[Array] = []
-    for _, frames, _ in load_inference_source(str(source) or ASSETS):
-        found += [fit(image=frame)[..., ::-1].transpose(2, 0, 1).astype(np.float32) / 255 for frame in frames]
+    try:
+        reader: Any = load_inference_source(str(source) or ASSETS)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(str(e).splitlines()[0]) from e  # the formats that it knows fill the next lines
+    for _, frames, _ in reader:
+        found += [
+            np.asarray(fit(image=frame))[..., ::-1].transpose(2, 0, 1).astype(np.float32) / 255 for frame in frames
+        ]
         if len(found) >= images:
             break
     if not found:
@@ -493,9 +498,7 @@ def _session(model: onnx.ModelProto, outputs: list[str], *, optimise: bool) -> A
     for name in outputs:
         if name not in present:
             watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    return onnxruntime.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _compare(graph: SpikeGraph, batches: list[Array], torch_form: Any) -> Iterator[Check]:
@@ -539,7 +542,8 @@ def _compare(graph: SpikeGraph, batches: list[Array], torch_form: Any) -> Iterat
     yield Check("outputs", f"boxes and scores agree within {largest:.1e} (tolerance {TOLERANCE:g})", far)
     yield Check("spikes", f"{spikes / count:.3f} per code and timestep {pictures} ({spikes:,} in all)")
     if clipped:
-        yield Check("trim", f"the graph clips {cut:,} of {count:,} codes {pictures}: {len(clipped)} trimmed neurons")
+        trimmed = len(json.loads(graph.metadata["trimmed"]))
+        yield Check("trim", f"{cut:,} of {count:,} codes are clipped {pictures}: {trimmed} layers have trimmed planes")
 
 
 def _differences(graph: SpikeGraph, ours: dict[str, Array], theirs: dict[str, Array], total: dict[str, int]) -> None:

@@ -1,7 +1,7 @@
 """Benchmark: the exported graphs in ONNX Runtime: relu twin, integer graph, spike graph; time, peak memory, file size.
 
-Networks have random weights: neither time nor memory depends on them. Interleaved runs on the CPU, medians; every export
-and every memory figure is taken in a process of its own. Prints a table and writes JSON. Example:
+Networks have random weights: neither time nor memory depends on them. Interleaved runs on the CPU, medians; each export
+and each memory figure is taken in a process of its own. Prints a table and writes JSON. Example:
     python tools/bench_onnx.py scales=p,n imgsz=320,640 rounds=7 out=bench_onnx.json
 """
 
@@ -40,6 +40,7 @@ def export(graph: str, scale: str, imgsz: int, folder: Path) -> dict[str, Any]:
     neuron, arguments = GRAPHS[graph]
     torch.manual_seed(0)
     model = YOLO(f"{neuron}-spikeyolo-{scale}.yaml")
+    assert isinstance(model.model, torch.nn.Module)
     for module in model.model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # a new network's residual branches are zero
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -47,7 +48,12 @@ def export(graph: str, scale: str, imgsz: int, folder: Path) -> dict[str, Any]:
     os.chdir(folder)
     start = time.perf_counter()
     file = Path(model.export(format="onnx", imgsz=imgsz, **arguments)).resolve()
-    return {"file": str(file), "export_s": time.perf_counter() - start, "megabytes": file.stat().st_size / 2**20}
+    return {
+        "file": str(file),
+        "export_s": time.perf_counter() - start,
+        "export_peak_mb": peak_of(Path("/proc/self/status").read_text()),
+        "megabytes": file.stat().st_size / 2**20,
+    }
 
 
 def session(file: str) -> Any:
@@ -63,33 +69,33 @@ def image(imgsz: int) -> dict[str, Any]:
     return {"images": np.random.default_rng(0).integers(0, 256, (1, 3, imgsz, imgsz)).astype(np.float32) / 255}
 
 
-def run(file: str, imgsz: int) -> dict[str, Any]:
-    """Run a graph twice."""
-    opened = session(file)
-    for _ in range(2):
-        opened.run(None, image(imgsz))
-    return {}
+def peak_memory(file: str, imgsz: int) -> float:
+    """Run a graph twice in a process that imports nothing else; return its peak memory in megabytes."""
+    code = (
+        "import sys, numpy, onnxruntime as ort; o = ort.SessionOptions(); o.log_severity_level = 3\n"
+        "o.intra_op_num_threads = int(sys.argv[3]); s = ort.InferenceSession(sys.argv[1], o)\n"
+        "x = numpy.zeros((1, 3, int(sys.argv[2]), int(sys.argv[2])), 'f'); s.run(None, {'images': x})\n"
+        "s.run(None, {'images': x}); print(open('/proc/self/status').read())"
+    )
+    arguments = [sys.executable, "-c", code, file, str(imgsz), str(CORES)]
+    return peak_of(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
 
 
-def apart(task: str, *arguments: str) -> dict[str, Any]:
-    """Do a task in a process of its own; add its peak memory in megabytes to the result."""
-    done = subprocess.run([sys.executable, __file__, f"task={task}", *arguments], capture_output=True, text=True)
+def peak_of(status: str) -> float:
+    """Return the peak memory in megabytes from the text of /proc/PID/status (Linux).
+
+    Not ru_maxrss: a process that is started by another one inherits the memory of that one there.
+    """
+    return float(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def export_apart(graph: str, scale: str, imgsz: int, folder: Path) -> dict[str, Any]:
+    """Export a graph in a process of its own, to know its peak memory."""
+    command = [sys.executable, __file__, "export", graph, scale, str(imgsz), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{task} {arguments} failed:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"{' '.join(command[2:])} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def work(task: str, *arguments: str) -> None:
-    """Do a task and print its result, in a process of its own."""
-    import resource
-
-    if task == "export":
-        graph, scale, imgsz, folder = arguments
-        result = export(graph, scale, int(imgsz), Path(folder))
-    else:
-        file, imgsz = arguments
-        result = run(file, int(imgsz))
-    print(json.dumps(result | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
 def measure(scale: str, imgsz: int, rounds: int) -> dict[str, Any]:
@@ -99,9 +105,8 @@ def measure(scale: str, imgsz: int, rounds: int) -> dict[str, Any]:
         for graph in GRAPHS:
             folder = Path(name) / graph
             folder.mkdir()
-            found[graph] = apart("export", graph, scale, str(imgsz), str(folder))
-            found[graph]["export_peak_mb"] = found[graph].pop("peak_mb")
-            found[graph] |= apart("run", found[graph]["file"], str(imgsz))
+            found[graph] = export_apart(graph, scale, imgsz, folder)
+            found[graph]["peak_mb"] = peak_memory(found[graph]["file"], imgsz)
         sessions = {graph: session(f["file"]) for graph, f in found.items()}
         times = {graph: [] for graph in GRAPHS}
         for i in range(rounds + 1):
@@ -158,7 +163,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and sys.argv[1].startswith("task="):
-        work(sys.argv[1].removeprefix("task="), *sys.argv[2:])
+    if sys.argv[1:2] == ["export"]:
+        print(json.dumps(export(sys.argv[2], sys.argv[3], int(sys.argv[4]), Path(sys.argv[5]))))
     else:
         main()
