@@ -12,11 +12,13 @@ _MODULES = (
     "data",
     "deployment",
     "export",
+    "fixed_point",
     "heads",
     "intervals",
     "neurons",
     "parser",
     "plugin",
+    "spike_graph",
     "verify",
 )
 

@@ -24,179 +24,21 @@ from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils import LOGGER
 
 from spikeyolo.blocks import SpikeConv, SpikeEncoder
+from spikeyolo.fixed_point import (
+    FINEST_GRID,
+    CodeDetect,
+    CodeNeuron,
+    Expectation,
+    FixedPointConv,
+    PixelConv,
+    PlaneConv,
+)
 from spikeyolo.heads import SpikeDetect
 from spikeyolo.neurons import IBRALIF
 
 GRAPHS = ("spike", "integer")
-FINEST_GRID = 12  # finer ones change no mAP, but the width of the weights
 COARSEST_GRID = 6  # coarser ones cost accuracy (docs/export.md): the guarantee is given up instead, and that is told
 SIGNIFICANT_BITS = 24  # of a float32: whole numbers up to 2^24 are exact
-
-
-class FixedPointConv(nn.Conv2d):
-    """Convolution of whole numbers 0..largest by weights and biases on the grid 2^-grid.
-
-    Args:
-        conv: Convolution of spike values (or pixels / 255), float, with zero padding.
-        scale: Factor of its weights: unit / N of the neuron before it (unit / 255 for the stem).
-        unit: Potentials come out as unit * v.
-        largest: Largest operand.
-    """
-
-    def __init__(self, conv: nn.Conv2d, *, scale: float, unit: float, largest: int):
-        shape = (conv.in_channels, conv.out_channels, conv.kernel_size)
-        super().__init__(*shape, conv.stride, conv.padding, conv.dilation, conv.groups, device=conv.weight.device)  # pyright: ignore[reportArgumentType]
-        self.largest = largest
-        self.grid = FINEST_GRID
-        self._exact_weight = conv.weight.detach().double() * scale
-        bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
-        self._exact_bias = bias.double() * unit
-        self.requires_grad_(False)
-        self.snap(FINEST_GRID)
-
-    def snap(self, grid: int) -> None:
-        """Round weights and biases to multiples of 2^-grid.
-
-        Each filter's rounding errors are carried on from weight to weight, so that they add up to less than a step:
-        neighbouring codes are alike, and most of the error cancels (docs/export.md).
-        """
-        self.grid = grid
-        assert self.bias is not None
-        steps = (self._exact_weight.flatten(1) * 2.0**grid).cumsum(1).round()
-        weight = torch.diff(steps, dim=1, prepend=torch.zeros_like(steps[:, :1])) / 2.0**grid
-        self.weight.data.copy_(weight.view_as(self.weight))
-        self.bias.data.copy_((self._exact_bias * 2.0**grid).round() / 2.0**grid + 0.0)  # no -0.0: it looks different
-
-    def forget(self) -> None:
-        """Drop the unrounded weights."""
-        del self._exact_weight, self._exact_bias
-
-    def bounds(self) -> Tensor:
-        """Return the largest magnitude that a partial sum can reach in any order, per output channel, float64."""
-        assert self.bias is not None
-        weight = self.weight.double().flatten(1)
-        reach = torch.maximum(weight.clamp(min=0).sum(1), -weight.clamp(max=0).sum(1))
-        operand = 2.0 ** self.largest.bit_length() - 1  # what its planes can hold
-        return reach * operand + self.bias.double().abs()
-
-    def extra_repr(self) -> str:
-        """Return the convolution's numbers, its operand and grid."""
-        return f"{super().extra_repr()}, operand=0..{self.largest}, grid=2^-{self.grid}"
-
-
-class PixelConv(FixedPointConv):
-    """The stem: pixels (B, c1, H, W) in [0, 1] enter as whole numbers 0..255."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Recover the whole numbers and convolve."""
-        return super().forward(input.mul(255).clamp(0, 255).round())
-
-
-class PlaneConv(FixedPointConv):
-    """Convolution of codes 0..largest, at once (integer graph) or one binary plane after the other (spike graph)."""
-
-    spike_driven = False
-
-    @property
-    def planes(self) -> int:
-        """Number of binary planes of the codes."""
-        return self.largest.bit_length()
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve codes (B, c1, H, W); on planes only weights are accumulated, where a spike is."""
-        if not self.spike_driven or self.planes == 1:  # one plane: the codes are the spikes
-            return super().forward(input)
-        codes = input.to(torch.int16 if self.largest < 2**15 else torch.int32)
-        total = None
-        for b in reversed(range(self.planes)):
-            plane = torch.bitwise_and(codes, torch.tensor(1 << b, dtype=codes.dtype)).bool().to(input.dtype)
-            # The bias enters once: B planes would add it B times.
-            current = self._conv_forward(plane, self.weight, self.bias if b == 0 else None)
-            total = current if total is None else (total + total) + current
-        assert total is not None
-        return total
-
-
-class CodeNeuron(nn.Module):
-    """The neuron in units of u = unit * v: potentials (T*B, ...) to codes of the same shape.
-
-    u[t] = x[t] + decay * (u[t-1] - k[t-1] / scale),   k[t] = round(clip(scale * u[t], 0, ceiling))
-
-    Args:
-        neuron: The trained neuron.
-        unit: Potentials come as unit * v.
-    """
-
-    def __init__(self, neuron: IBRALIF, unit: float):
-        super().__init__()
-        self.D, self.N, self.T, self.decay = neuron.D, neuron.N, neuron.T, neuron.decay
-        self.scale = neuron.N / unit
-        self.D_N = self.ceiling = neuron.D_N  # the ceiling is lower where planes are trimmed
-
-    @property
-    def planes(self) -> int:
-        """Number of binary planes that hold a code."""
-        return self.ceiling.bit_length()
-
-    def emit(self, u: Tensor) -> Tensor:
-        """Return the codes of potentials."""
-        if self.scale != 1:
-            u = u * self.scale
-        # Clipping first gives the same codes, and ONNX Runtime joins it to the convolution before.
-        return u.clamp(0, self.ceiling).round()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the codes of all timesteps."""
-        if self.T == 1:
-            return self.emit(x)
-        u, *currents = x.chunk(self.T)
-        codes = [self.emit(u)]
-        for current in currents:
-            # Each operation rounds by itself: a fused multiply-add would give other codes than ONNX Runtime.
-            emitted = codes[-1] if self.scale == 1 else codes[-1] / self.scale
-            u = current + (u - emitted) * self.decay
-            codes.append(self.emit(u))
-        return torch.cat(codes)
-
-    def extra_repr(self) -> str:
-        """Return the numbers of the neuron."""
-        return f"codes=0..{self.ceiling}, scale={self.scale:g}, T={self.T}, decay={self.decay:g}"
-
-
-class CodeDetect(SpikeDetect):
-    """The head in deploy form: potentials u = unit * v in, decoded in float64.
-
-    Exponentials differ between runtimes in their last bits; of float64 these are gone when boxes and scores are rounded
-    to float32.
-    """
-
-    unit: float
-
-    def forward_head(
-        self, x: list[Tensor], box_head: nn.Module | None = None, cls_head: nn.Module | None = None
-    ) -> dict[str, Tensor]:
-        """Return raw boxes and scores as `SpikeDetect` does, in float64."""
-        preds = super().forward_head(x, box_head, cls_head)
-        return preds | {key: preds[key].double() / self.unit for key in preds.keys() & {"boxes", "scores"}}
-
-    def _inference(self, x: dict[str, Tensor]) -> Tensor:
-        return super()._inference(x).float()
-
-
-class Expectation(nn.Module):
-    """Box distances as the expectation of their bins (`DFL`), in any precision: (B, 4 * bins, A) to (B, 4, A)."""
-
-    values: Tensor
-
-    def __init__(self, bins: int):
-        super().__init__()
-        self.bins = bins
-        self.register_buffer("values", torch.arange(bins, dtype=torch.float64).view(1, 1, bins, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the distances."""
-        batch, _, anchors = x.shape
-        return (x.view(batch, 4, self.bins, anchors).softmax(2) * self.values).sum(2)
 
 
 @dataclass(frozen=True)
@@ -415,11 +257,11 @@ def _replace(model: nn.Module) -> DeployForm:
     for name, holder, attribute, neuron in found:
         conv = getattr(holder, attribute)
         if neuron is None:
-            new = PixelConv(conv, scale=unit / 255, unit=unit, largest=255)
+            new = PixelConv(conv, scale=unit / 255, unit=unit, largest=255, grid=FINEST_GRID)
         else:
             assert isinstance(neuron, IBRALIF)
             form.neurons[name] = CodeNeuron(neuron, unit)
-            new = PlaneConv(conv, scale=unit / neuron.N, unit=unit, largest=neuron.D_N)
+            new = PlaneConv(conv, scale=unit / neuron.N, unit=unit, largest=neuron.D_N, grid=FINEST_GRID)
             key = next(k for k, child in holder.named_children() if child is neuron)
             setattr(holder, key, form.neurons[name])
         setattr(holder, attribute, new.eval())

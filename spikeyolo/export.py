@@ -22,7 +22,8 @@ from onnx import helper, numpy_helper
 from ultralytics.utils import LOGGER, colorstr
 
 import spikeyolo
-from spikeyolo.deployment import GRAPHS, CodeNeuron, DeployForm, deploy, form_of, trim
+from spikeyolo.deployment import GRAPHS, DeployForm, deploy, form_of, trim
+from spikeyolo.fixed_point import CodeNeuron
 from spikeyolo.neurons import IBRALIF
 from spikeyolo.plugin import EXPORT_ARGUMENTS
 

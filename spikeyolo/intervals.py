@@ -6,6 +6,7 @@ order, so a bound on the result also bounds what a runtime holds on the way.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -166,8 +167,10 @@ class Graph:
         if standard and node.op_type == "Constant" and "value" in op.attributes:
             self._arrays[node.output[0]] = numpy_helper.to_array(op.attributes["value"])
             return
-        with np.errstate(invalid="ignore", over="ignore"):
-            found = RULES[node.op_type](op) if standard and node.op_type in RULES else ANYTHING
+        found: Values | tuple[Values, ...] = ANYTHING
+        if standard and node.op_type in RULES:
+            with np.errstate(invalid="ignore", over="ignore"), contextlib.suppress(Exception):
+                found = RULES[node.op_type](op)  # where it cannot say, e.g. of an odd shape, it can be anything
         several = found if isinstance(found, tuple) else (found,)
         for i, name in enumerate(node.output):
             one = several[i] if i < len(several) else ANYTHING

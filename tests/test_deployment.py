@@ -13,7 +13,8 @@ from ultralytics import YOLO
 import spikeyolo
 from spikeyolo import deployment
 from spikeyolo.coding import to_planes
-from spikeyolo.deployment import CodeNeuron, FixedPointConv, PixelConv, PlaneConv, deploy, emitted_codes, trim
+from spikeyolo.deployment import deploy, emitted_codes, trim
+from spikeyolo.fixed_point import CodeNeuron, FixedPointConv, PixelConv, PlaneConv
 from spikeyolo.neurons import IBRALIF
 
 NEURONS = {

@@ -14,7 +14,8 @@ from ultralytics import YOLO
 
 from spikeyolo import cli
 from spikeyolo.export import digest
-from spikeyolo.verify import SpikeGraph, verify
+from spikeyolo.spike_graph import SpikeGraph
+from spikeyolo.verify import verify
 
 LAYER = "model.2.conv1.conv"
 
@@ -242,6 +243,13 @@ def second_stem(model):
     return "operands", ["extra", "whole numbers in [0, 255]"]
 
 
+def computed_weights(model):
+    conv = node(model, f"{LAYER}/conv3")
+    insert(model, conv.name, helper.make_node("Neg", [conv.input[1]], ["negative"]))
+    conv.input[1] = "negative"
+    return "planes", [f"{LAYER}: its weights are computed", "planes [3] of"]
+
+
 def custom_operator(model):
     node(model, f"{LAYER}/sum3").domain = "com.example"
     model.opset_import.append(helper.make_opsetid("com.example", 1))
@@ -283,6 +291,7 @@ BREAKS = [
     float_leak_past_the_neuron,
     no_rounding,
     second_stem,
+    computed_weights,
     custom_operator,
     control_flow,
 ]

@@ -1,6 +1,6 @@
-"""make demo: train the pico model on photo-digits, validate it, predict on photographs and a video.
+"""make demo: train the pico model on photo-digits, validate, predict on photographs and a video, export and verify.
 
-Runs the stock ``yolo`` command and nothing else, with its settings, data and results below ``demo/``.
+Runs the ``yolo`` and ``spikeyolo`` commands and nothing else, with settings, data and results below ``demo/``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ EPOCHS = os.environ.get("DEMO_EPOCHS", "10")  # fewer for a quick look
 IMGSZ = "160"
 
 
+def run(command: str, *words: str) -> None:
+    """Run one command, shown as a user would type it."""
+    print(f"\n$ {command} {' '.join(words)}", flush=True)
+    subprocess.run([str(Path(sys.executable).with_name(command)), *words], cwd=DEMO, check=True)
+
+
 def yolo(*words: str) -> None:
-    """Run one yolo command, shown as a user would type it."""
-    print(f"\n$ yolo {' '.join(words)}", flush=True)
-    subprocess.run([str(Path(sys.executable).with_name("yolo")), *words], cwd=DEMO, check=True)
+    """Run one yolo command."""
+    run("yolo", *words)
 
 
 def write_video(images: list[Path], path: Path) -> None:
@@ -56,7 +61,8 @@ def main() -> None:
         f"project={RUNS}",
         "name=train",
     )
-    model = f"model={RUNS / 'train/weights/best.pt'}"
+    best = RUNS / "train/weights/best.pt"
+    model = f"model={best}"
     yolo("val", model, "data=photo-digits.yaml", f"imgsz={IMGSZ}", f"project={RUNS}", "name=val", "save_json=True")
     photographs = sorted((DEMO / "datasets/photo-digits/images/val").glob("*.png"))[:16]
     chosen = DEMO / "photographs"
@@ -68,6 +74,8 @@ def main() -> None:
     video = DEMO / "digits.avi"
     write_video(photographs[:4], video)
     yolo("track", model, f"source={video}", f"imgsz={IMGSZ}", f"project={RUNS}", "name=track")
+    yolo("export", model, "format=onnx", f"imgsz={IMGSZ}")
+    run("spikeyolo", "verify", f"model={best.with_suffix('.onnx')}", f"source={chosen}")
 
     last = (RUNS / "train/results.csv").read_text().splitlines()
     row = dict(zip((k.strip() for k in last[0].split(",")), last[-1].split(","), strict=True))
@@ -86,6 +94,7 @@ def main() -> None:
         "predictions beside labels": RUNS / "val/val_batch0_pred.jpg",
         "tracking on a video": RUNS / "track",
         "training curves": RUNS / "train/results.png",
+        "the spike graph (netron.app)": best.with_suffix(".onnx"),
     }.items():
         print(f"  {name:28} {path.relative_to(ROOT)}")
 
