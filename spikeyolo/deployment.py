@@ -131,6 +131,11 @@ def deploy(model: nn.Module, *, graph: str = "integer") -> nn.Module:
         network.deployed = _replace(network)
         _choose_grids(network)
     form = form_of(network)
+    if blurred := {m.mode for m in network.modules() if isinstance(m, nn.Upsample)} - {"nearest"}:
+        LOGGER.warning(
+            f"nn.Upsample with mode {', '.join(sorted(blurred))} averages potentials, which leaves the grid. "
+            "Lost: the guarantee that every runtime emits the same codes. Remedy: nn.Upsample [None, 2, nearest]."
+        )
     for conv in form.convs.values():
         if isinstance(conv, PlaneConv):
             conv.spike_driven = graph == "spike"

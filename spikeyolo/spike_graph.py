@@ -258,6 +258,9 @@ class SpikeGraph:
                     names = {self.names[layer] for layer in form.layers} if form else set()
                     name = names.pop() if len(names) == 1 else self.name(node)
                     inexact[name] = f"{steps:.3g} grid steps" if result.step else "numbers on no grid"
+        for layer in self.layers:
+            if any(self.graph[name].step == 0 for name in self.potentials(layer)):
+                inexact.setdefault(self.names[layer], "numbers on no grid, as the potentials that its neuron reads")
         for output in self.model.graph.output:
             if output.name in forms:
                 wrong |= self._incomplete(forms[output.name])
@@ -266,6 +269,17 @@ class SpikeGraph:
         text = f"every sum is below 2^24 grid steps for any image and in any order (the largest reaches {tightest:.0%})"
         problems = [f"{name}: a sum can take {what}, float32 rounds it" for name, what in inexact.items()]
         return planes, Check("exactness", "some sums depend on their order" if problems else text, problems)
+
+    def potentials(self, layer: Layer) -> list[str]:
+        """Return the tensors that the neuron before a layer clips, one for each timestep."""
+        found, pending = [], [layer.codes]
+        while pending:
+            node = self.graph.producer.get(pending.pop())
+            if node is not None and node.op_type == "Clip":
+                found.append(node.input[0])
+            elif node is not None and node.op_type in {"Round", "Concat"}:
+                pending += node.input
+        return found
 
     def _is_complete(self, layer: Layer, bits: dict[int, float]) -> bool:
         """Return whether planes 0, 1, ... enter with 2^b, as many as the codes can have."""

@@ -251,15 +251,9 @@ def _run_torch(graph: SpikeGraph, model: Any, batch: Array) -> tuple[dict[str, A
 def _clips(graph: SpikeGraph) -> dict[str, int]:
     """Return the potentials that trimmed neurons clip, with the largest code left."""
     trimmed: dict[str, int] = json.loads(graph.metadata.get("trimmed", "{}"))
-    found = {}
-    for layer in graph.layers:
-        name = graph.names[layer]
-        if name in trimmed:
-            pending = [layer.codes]
-            while pending:
-                node = graph.graph.producer.get(pending.pop())
-                if node is not None and node.op_type == "Clip":
-                    found[node.input[0]] = trimmed[name]
-                elif node is not None and node.op_type in {"Round", "Concat"}:
-                    pending += node.input
-    return found
+    return {
+        potential: trimmed[graph.names[layer]]
+        for layer in graph.layers
+        if graph.names[layer] in trimmed
+        for potential in graph.potentials(layer)
+    }

@@ -336,6 +336,22 @@ def test_trimmed_planes_are_counted(folder, photos, digits, tmp_path, spikeyolo)
     assert "codes are clipped on 2 images: 23 layers have trimmed planes" in out
 
 
+def test_averaged_potentials_are_on_no_grid(folder, photos, tmp_path, spikeyolo, caplog):
+    from ultralytics.utils import YAML
+
+    file = write_small(tmp_path / "blurred.yaml", IBRA)
+    net = YAML.load(file)
+    net["head"][0][3][2] = "bilinear"
+    YAML.save(file, net)
+    calibrated(file, photos).save(tmp_path / "blurred.pt")
+    YOLO(tmp_path / "blurred.pt").export(format="onnx", imgsz=64)
+    assert "nn.Upsample with mode bilinear averages potentials" in caplog.text
+    code, out, _ = spikeyolo(model=tmp_path / "blurred.onnx", source=folder / "images")
+    assert code == 1
+    assert "model.6.separable.expand.conv: a sum can take numbers on no grid" in out
+    assert "FAIL  operands" not in out
+
+
 def test_any_onnx_file_is_examined(tmp_path, monkeypatch, spikeyolo):
     monkeypatch.chdir(tmp_path)
     YOLO("yolo11n.yaml").export(format="onnx", imgsz=64)
