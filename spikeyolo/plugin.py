@@ -354,6 +354,8 @@ def check_export_arguments(exporter: Any) -> None:
     from spikeyolo import export
 
     export.check_arguments(exporter)
+    if export.is_ours(exporter):
+        check()  # if the exporter could not be patched, do not write another graph than the one asked for
 
 
 CALLBACKS = {

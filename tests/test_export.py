@@ -15,6 +15,7 @@ import torch
 from conftest import IBRA, PICO, calibrated, write_small
 from ultralytics import YOLO
 
+import _spikeyolo_hook as hook
 from spikeyolo import export
 from spikeyolo.deployment import deploy, emitted_codes
 from spikeyolo.export import digest, sha256, to_spike_graph, whole_file
@@ -317,6 +318,14 @@ def test_a_failing_export_leaves_the_old_file_and_nothing_else(ibra, monkeypatch
     assert file.read_bytes() == b"old"
     assert sorted(ibra.parent.iterdir()) == before
     file.unlink()
+
+
+def test_no_other_graph_is_written_where_the_exporter_cannot_be_patched(ibra, monkeypatch):
+    monkeypatch.setattr(hook, "failure", "export_onnx of ultralytics 9 is gone: tested with 8.4")
+    before = sorted(ibra.parent.iterdir())
+    with pytest.raises(RuntimeError, match="export_onnx of ultralytics 9 is gone"):
+        YOLO(ibra).export(format="onnx", imgsz=64)
+    assert sorted(ibra.parent.iterdir()) == before
 
 
 def test_an_unwritable_target_is_named(tmp_path):
