@@ -74,9 +74,8 @@ def test_track_on_a_video(trained, video):
     assert len(results) == 10
 
 
-@pytest.mark.parametrize("format_", ["onnx", "torchscript"])
 @pytest.mark.parametrize("neuron", ["IBRA", "T2"])
-def test_exported_files_predict_what_the_model_predicts(format_, neuron, trained, images, tmp_path):
+def test_a_torchscript_file_predicts_what_the_model_predicts(neuron, trained, images, tmp_path):
     if neuron == "T2":
         model = YOLO(write_yaml(tmp_path / "two-p.yaml", neuron=T2, nc=3))
         model.save(tmp_path / "model.pt")
@@ -86,30 +85,12 @@ def test_exported_files_predict_what_the_model_predicts(format_, neuron, trained
     x = torch.from_numpy(cv2.imread(str(images[0]))[None, ..., ::-1].copy()).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         expected = model.model.float().eval()(x)[0].numpy()
-    file = model.export(format=format_, imgsz=128, **({"simplify": True} if format_ == "onnx" else {}))
-    if format_ == "onnx":
-        import onnxruntime
-
-        found = onnxruntime.InferenceSession(file).run(None, {"images": x.numpy()})[0]
-    else:
-        found = torch.jit.load(file)(x).numpy()
+    file = model.export(format="torchscript", imgsz=128)
+    found = torch.jit.load(file)(x).numpy()
     assert found.shape == expected.shape
     # Another order of summation may move a potential across a rounding step: nearly all, not all, are equal.
     assert np.mean(np.abs(found - expected) <= 1e-3 * np.maximum(1, np.abs(expected))) > 0.98
     assert len(YOLO(file, task="detect").predict(images[0], imgsz=128, verbose=False)) == 1
-
-
-def test_exports_with_a_dynamic_batch(trained, images, tmp_path):
-    import onnxruntime
-
-    path = tmp_path / "two-p.pt"
-    YOLO(write_yaml(tmp_path / "two-p.yaml", neuron=T2, nc=3)).save(path)
-    session = onnxruntime.InferenceSession(YOLO(path).export(format="onnx", imgsz=64, dynamic=True))
-    x = np.random.default_rng(0).random((3, 3, 96, 64), dtype=np.float32)
-    together = session.run(None, {"images": x})[0]
-    alone = [session.run(None, {"images": x[i : i + 1]})[0][0] for i in range(3)]
-    assert together.shape[0] == 3
-    assert np.mean(np.abs(together - np.stack(alone)) < 1e-2) > 0.98
 
 
 def test_two_timesteps_through_train_val_predict(digits, images, tmp_path):
