@@ -9,26 +9,33 @@ _MODULES = (
     "blocks",
     "coding",
     "convert",
+    "counting",
     "data",
     "deployment",
+    "energy",
     "export",
     "fixed_point",
     "heads",
+    "images",
     "intervals",
     "neurons",
+    "onnx_files",
     "parser",
+    "pictures",
     "plugin",
+    "render",
+    "report",
     "spike_graph",
+    "spikes",
     "verify",
 )
+_FUNCTIONS = {"deploy": "deployment", "record_spikes": "spikes"}
 
 
 def __getattr__(name: str):
     """Import a public module or function on first access: ``import spikeyolo`` alone stays cheap."""
-    if name == "deploy":
-        from spikeyolo.deployment import deploy
-
-        return deploy
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"spikeyolo.{_FUNCTIONS[name]}"), name)
     if name in _MODULES:
         return importlib.import_module(f"spikeyolo.{name}")
     raise AttributeError(f"module 'spikeyolo' has no attribute {name!r}")

@@ -8,6 +8,7 @@ Class paths are the checkpoint format: do not move them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -234,7 +235,13 @@ def collapse(layers: list[nn.Conv2d | nn.BatchNorm2d]) -> nn.Conv2d:
     conv.weight.copy_(weight)
     assert conv.bias is not None
     conv.bias.copy_(bias)
-    return conv.requires_grad_(False)
+    return factored(conv.requires_grad_(False), layers)
+
+
+def factored(conv: Any, layers: list[nn.Conv2d | nn.BatchNorm2d]) -> nn.Conv2d:
+    """Note on a dense convolution how many weights the chain has that it equals, for counts of operations."""
+    conv.factored_weights = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Conv2d))
+    return conv
 
 
 class SpikeSeparable(nn.Module):

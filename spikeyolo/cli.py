@@ -67,6 +67,16 @@ def verify(**options: Any) -> int:
     return 0
 
 
+def report(**options: Any) -> int:
+    """Count spikes, estimate energy and write a report; 130 if interrupted."""
+    from spikeyolo.render import summary
+    from spikeyolo.report import report
+
+    folder, result = report(options.pop("model"), **options)
+    print(f"\n{summary(result)}\n\n{result['note']} Results saved to {folder} (report.html, report.md, report.json)")
+    return 0 if result["complete"] else 130
+
+
 def show_help() -> int:
     """Print the words."""
     print("spikeyolo WORD key=value ...\n")
@@ -89,6 +99,12 @@ WORDS = {
         verify,
         {"model": "", "reference": "", "source": "", "images": 8},
         "prove that an exported graph takes binary spikes and equals its integer twin and the checkpoint",
+    ),
+    "report": Word(
+        report,
+        {"model": "", "data": "", "source": "", "images": 200, "imgsz": 0, "split": "val", "preset": "", "device": ""}
+        | {"project": "", "name": "report"},
+        "count spikes exactly and estimate energy; model=a.pt,b.pt,c.onnx compares; imgsz=0: as trained; presets: all",
     ),
     "help": Word(show_help, {}, "this text"),
 }
@@ -115,7 +131,7 @@ def parse_arguments(name: str, word: Word, arguments: list[str]) -> dict[str, An
 
 
 def main() -> int:
-    """Run the word on the command line; return the exit code."""
+    """Run the word on the command line; return the exit code, 130 after an interrupt."""
     name, *arguments = sys.argv[1:] or ["help"]
     if name in {"-h", "--help"}:
         name = "help"
@@ -128,6 +144,9 @@ def main() -> int:
             print(f"spikeyolo{f' {name}' if name in WORDS else ''}: {e}", file=sys.stderr)
             return 1
         raise  # as the yolo command does
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 class _Refused(ValueError):

@@ -1,8 +1,10 @@
-"""Codes to binary or unary planes and back. Needs torch alone."""
+"""Codes to binary or unary planes and back. Needs torch and numpy alone."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 
@@ -59,6 +61,13 @@ def from_unary(planes: Tensor) -> Tensor:
 def spike_rates(planes: Tensor) -> Tensor:
     """Return the share of ones in each plane: shape (B, ...) to (B,), float64, 0 to 1."""
     return planes.flatten(1).double().mean(1)
+
+
+def entropy(counts: ArrayLike) -> float:
+    """Return the Shannon entropy, in bits, of symbols that occurred ``counts`` times."""
+    p = np.asarray(counts, np.float64)
+    p = p[p > 0] / p.sum()
+    return float(-(p * np.log2(p)).sum()) + 0.0  # no -0.0
 
 
 def _whole(codes: Tensor) -> Tensor:

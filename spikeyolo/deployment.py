@@ -215,12 +215,17 @@ def emitted_codes(model: nn.Module, images: Tensor) -> tuple[Any, list[tuple[str
     return output, found
 
 
-def pairs(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module | None]]:
-    """Walk over the convolutions of a fused spiking network.
+def pairs(model: nn.Module) -> list[tuple[str, nn.Module, str, nn.Module | None]]:
+    """Find the convolutions of a fused spiking network, in the order of its modules.
 
-    Yields:
+    Returns:
         Name of the convolution, module that holds it, its attribute there, and the neuron before it (None: pixels).
     """
+    place = {name: i for i, (name, _) in enumerate(model.named_modules())}
+    return sorted(_pairs(model), key=lambda pair: place[pair[0]])
+
+
+def _pairs(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module | None]]:
     for prefix, module in model.named_modules():
         if isinstance(module, SpikeConv):
             neuron = module.act if isinstance(module.act, (IBRALIF, CodeNeuron)) else None
@@ -255,7 +260,7 @@ def _check_spike_driven(model: nn.Module) -> None:
 
 def _replace(model: nn.Module) -> DeployForm:
     """Exchange neurons and convolutions for those of the deploy form, in place."""
-    found = list(pairs(model))
+    found = pairs(model)
     factors = {neuron.N for *_, neuron in found if isinstance(neuron, IBRALIF)}
     unit = max(factors)
     form = DeployForm(unit, {}, {})

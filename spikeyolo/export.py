@@ -167,6 +167,9 @@ def describe(form: DeployForm, *, graph: str, source: Path) -> dict[str, str]:
         "planes": json.dumps(form.planes),
         "trimmed": json.dumps({name: n.ceiling for name, n in form.neurons.items() if n.ceiling < n.D_N}),
         "grid": json.dumps(form.grids),
+        "factored_weights": json.dumps(
+            {name: c.factored_weights for name, c in form.convs.items() if c.factored_weights}
+        ),
         "exact": json.dumps(sorted(form.inexact) or "worst case"),
         "weights_sha256": digest(weights),
         "source": source.name,

@@ -29,6 +29,7 @@ class FixedPointConv(nn.Conv2d):
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size)
         super().__init__(*shape, conv.stride, conv.padding, conv.dilation, conv.groups, device=conv.weight.device)  # pyright: ignore[reportArgumentType]
         self.largest = largest
+        self.factored_weights: int | None = getattr(conv, "factored_weights", None)
         self._exact_weight = conv.weight.detach().double() * scale
         bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
         self._exact_bias = bias.double() * unit

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
 
 from spikeyolo.export import sha256
+from spikeyolo.images import Images
 from spikeyolo.intervals import Array
+from spikeyolo.onnx_files import input_size, load, open_session
 from spikeyolo.spike_graph import Check, SpikeGraph
 
 TOLERANCE = 1e-5  # of boxes and scores, relative to their size where it is above 1
@@ -45,75 +45,16 @@ def verify(
     runnable = bool(graph.layers) and not graph.checks[0].problems
     checks, batches, torch_form = [*graph.checks], [], None
     if runnable or source:  # whatever is wrong with the arguments is told before any result
-        batches = _batches(source, _input_size(graph, path), images)
+        batch, height, width = input_size(graph.model, path)
+        batches = list(Images.of_source(source, images).batches(batch, height, width))
+        missing = batch - len(batches[-1])
+        batches[-1] = np.concatenate([batches[-1], *[batches[-1][-1:]] * missing])  # fill the last batch
     if checkpoint := _checkpoint(reference, path, graph.metadata):
         torch_form = _deployed(checkpoint)
         checks.append(_same_weights(graph, torch_form, checkpoint))
     yield from checks
     if runnable:
         yield from _compare(graph, batches, torch_form)
-
-
-def load(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file.
-
-    Raises:
-        OSError: If there is no such file.
-        ValueError: If it is truncated or no ONNX file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; export one with: yolo export model=best.pt format=onnx")
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-    except Exception as e:  # of protobuf, onnx and the file system
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ValueError(f"{path} is no complete ONNX file ({reason}); export it again") from e
-    return model
-
-
-def _input_size(graph: SpikeGraph, path: Path) -> tuple[int, int, int]:
-    """Return batch, height and width that images must have."""
-    given = {t.name for t in graph.model.graph.initializer}
-    inputs = [i for i in graph.model.graph.input if i.name not in given]
-    shape = [d.dim_value or None for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
-    if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (None, 3):
-        found = ", ".join(
-            f"{i.name} {[d.dim_value or d.dim_param for d in i.type.tensor_type.shape.dim]}" for i in inputs
-        )
-        raise ValueError(
-            f"{path} does not take images: its input is {found or 'missing'}, not (batch, 3, height, width)"
-        )
-    noted = json.loads(graph.metadata.get("imgsz", "[640, 640]"))
-    return shape[0] or 1, shape[2] or noted[0], shape[3] or noted[1]
-
-
-def _batches(source: str | Path, size: tuple[int, int, int], images: int) -> list[Array]:
-    """Load images as the predictor does: letterboxed, RGB, (batch, 3, height, width) in [0, 1]."""
-    from ultralytics.data.augment import LetterBox
-    from ultralytics.data.build import load_inference_source
-    from ultralytics.utils import ASSETS
-
-    if images < 1:
-        raise ValueError(f"images must be at least 1, got {images}")
-    batch, height, width = size
-    fit = LetterBox((height, width), auto=False)
-    found: list[Array] = []
-    try:
-        reader: Any = load_inference_source(str(source) or ASSETS)
-    except FileNotFoundError as e:
-        raise FileNotFoundError(str(e).splitlines()[0]) from e  # the formats that it knows fill the next lines
-    for _, frames, _ in reader:
-        found += [
-            np.asarray(fit(image=frame))[..., ::-1].transpose(2, 0, 1).astype(np.float32) / 255 for frame in frames
-        ]
-        if len(found) >= images:
-            break
-    if not found:
-        raise FileNotFoundError(f"no image could be read from {source}")
-    found = found[:images]
-    found += found[-1:] * (-len(found) % batch)  # fill the last batch
-    return [np.stack(found[i : i + batch]) for i in range(0, len(found), batch)]
 
 
 def _checkpoint(reference: str | Path, model: Path, metadata: dict[str, str]) -> Path | None:
@@ -161,23 +102,6 @@ def _same_weights(graph: SpikeGraph, torch_form: Any, checkpoint: Path | None) -
     return Check("weights", f"{len(form.convs)} layers have the weights of {checkpoint}, bit for bit", problems)
 
 
-def _session(model: onnx.ModelProto, outputs: list[str], *, optimise: bool) -> Any:
-    """Make an ONNX Runtime session that also gives the named tensors."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    level = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    present = {output.name for output in watched.graph.output}
-    for name in outputs:
-        if name not in present:
-            watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
 def _compare(graph: SpikeGraph, batches: list[Array], torch_form: Any) -> Iterator[Check]:
     """Run the spike graph, its integer twin and PyTorch; compare the codes of every layer and the outputs."""
     codes = list(dict.fromkeys(layer.codes for layer in graph.layers))
@@ -185,10 +109,10 @@ def _compare(graph: SpikeGraph, batches: list[Array], torch_form: Any) -> Iterat
     clipped = _clips(graph)
     twin = graph.twin()
     sessions = {
-        "its integer twin": _session(twin, codes, optimise=True),
-        "itself run without optimisation": _session(graph.model, codes, optimise=False),
+        "its integer twin": open_session(twin, codes, optimise=True),
+        "itself run without optimisation": open_session(graph.model, codes, optimise=False),
     }
-    spike = _session(graph.model, [*codes, *clipped], optimise=True)
+    spike = open_session(graph.model, [*codes, *clipped], optimise=True)
     feed = spike.get_inputs()[0].name
     differing: dict[str, dict[str, int]] = {name: {} for name in [*sessions, *["PyTorch"] * (torch_form is not None)]}
     outputs = dict.fromkeys(differing, 0.0)

@@ -1,0 +1,260 @@
+"""Model files that count: a checkpoint in deploy form, an exported graph, or an ANN to compare with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from ultralytics import YOLO
+from ultralytics.nn.tasks import BaseModel
+from ultralytics.utils.checks import check_imgsz
+from ultralytics.utils.torch_utils import select_device
+
+from spikeyolo.deployment import deploy, form_of
+from spikeyolo.export import sha256
+from spikeyolo.images import Batch
+from spikeyolo.neurons import IBRALIF, SPIKING
+from spikeyolo.onnx_files import input_size, load, metadata, open_session
+from spikeyolo.spike_graph import SpikeGraph
+from spikeyolo.spikes import LayerSpikes, Recording, record_spikes
+
+BATCH = 4  # images at once in PyTorch
+
+
+class CountedModel:
+    """A model file and what has been counted while it ran.
+
+    Attributes:
+        file: Its path.
+        recording: What has been counted.
+        facts: What it is: form, neuron, parameters and so on, for the head of a report.
+        batch, height, width: Size of its input.
+    """
+
+    facts: dict[str, Any]
+    batch: int
+    height: int
+    width: int
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.recording = Recording()
+
+    @staticmethod
+    def open(file: str, *, imgsz: int = 0, device: str = "") -> CountedModel:
+        """Open a checkpoint (.pt) or an exported graph (.onnx).
+
+        Args:
+            file: Path, or a name that Ultralytics knows.
+            imgsz: Image size; 0 for the one that the model was trained or exported with.
+            device: As for ``yolo``; an ONNX graph runs on the CPU.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it is no model, or none that detects.
+        """
+        path = Path(file)
+        if path.suffix == ".onnx":
+            return _Graph(path, imgsz)
+        if path.suffix != ".pt":
+            raise ValueError(f"model={file} is neither a checkpoint (.pt) nor an exported graph (.onnx)")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"model={file} does not exist; train one with: yolo train model=ibra-spikeyolo-p.yaml"
+            )
+        return _Checkpoint(path, imgsz, device)
+
+    @property
+    def spiking(self) -> bool:
+        """Whether it has neurons."""
+        raise AssertionError
+
+    def run(self, images: Batch) -> None:
+        """Count what enters every convolution on images (batch, 3, height, width) in [0, 1]."""
+        raise AssertionError
+
+    def emitted(self, images: Batch, layer: str) -> Tensor:
+        """Return the codes (T*B, C, H, W) that enter a convolution."""
+        raise AssertionError
+
+    def val(self, **arguments: Any) -> dict[str, float]:
+        """Validate as ``yolo val`` does; return mAP50 and mAP50-95."""
+        raise AssertionError
+
+
+class _Checkpoint(CountedModel):
+    """A checkpoint: its deploy form (the integer graph, whose codes are those of the spike graph), or an ANN, fused."""
+
+    def __init__(self, file: Path, imgsz: int, device: str):
+        super().__init__(file)
+        try:
+            self.yolo = YOLO(file)
+        except TypeError as e:  # how Ultralytics names an unreadable checkpoint
+            raise ValueError(
+                f"model={file} is no loadable checkpoint: empty, truncated or of another program; copy it again"
+            ) from e
+        network: Any = self.yolo.model
+        if not isinstance(network, BaseModel) or self.yolo.task != "detect":
+            raise ValueError(f"model={file} does not detect objects (task {self.yolo.task}); give a detection model")
+        self._spiking = any(isinstance(m, IBRALIF) for m in network.modules())
+        about: Any = network.yaml
+        neuron = dict((about or {}).get("neuron") or {})
+        parameters = sum(p.numel() for p in network.parameters())
+        self.device = select_device(device, verbose=False)
+        self.network: Any = deploy(network) if self._spiking else network.eval().float()
+        self.yolo.model = self.network
+        self.network.to(self.device)
+        size: Any = imgsz or self.yolo.overrides.get("imgsz") or 640
+        stride: Any = network.stride
+        shape: Any = check_imgsz(size, stride=int(stride.max()), min_dim=2)
+        self.height, self.width = shape
+        self.batch = BATCH
+        form = "deploy form of the checkpoint: binary planes" if self._spiking else "ANN"
+        if self._spiking:
+            first = next(iter(form_of(self.network).neurons.values()))
+            neuron |= {"D": first.D, "N": first.N, "T": first.T, "decay": first.decay}
+        self.facts = {"form": form, "neuron": neuron, "parameters": parameters}
+
+    @property
+    def spiking(self) -> bool:
+        return self._spiking
+
+    def _forward(self, images: Batch) -> None:
+        with torch.no_grad():
+            self.network(torch.from_numpy(images).to(self.device))
+
+    def run(self, images: Batch) -> None:
+        with record_spikes(self.network) as recording:
+            self._forward(images)
+        # The codes of the integer graph: the planes of the spike graph are their bits.
+        self.recording.add({n: replace(a, operand="binary") if a.spiking else a for n, a in recording.layers.items()})
+        self.recording.uncounted |= recording.uncounted
+
+    def emitted(self, images: Batch, layer: str) -> Tensor:
+        found: list[Tensor] = []
+        neuron: nn.Module = form_of(self.network).neurons[layer]
+
+        def keep(module: nn.Module, inputs: Any, codes: Any) -> None:
+            found.append(codes)
+
+        hook = neuron.register_forward_hook(keep)
+        try:
+            self._forward(images)
+        finally:
+            hook.remove()
+        return found[0].cpu()
+
+    def val(self, **arguments: Any) -> dict[str, float]:
+        return _validate(self.yolo, imgsz=max(self.height, self.width), device=str(self.device), **arguments)
+
+
+class _Graph(CountedModel):
+    """An exported spike or integer graph, as it is."""
+
+    def __init__(self, file: Path, imgsz: int):
+        super().__init__(file)
+        model = load(file)
+        noted = metadata(model)
+        if "planes" not in noted:
+            raise ValueError(
+                f"model={file} says nothing about neurons: it was not exported by spikeyolo, or from an ANN; "
+                "export a spiking checkpoint with: yolo export model=best.pt format=onnx"
+            )
+        self.batch, self.height, self.width = input_size(model, file)
+        if imgsz and {self.height, self.width} != {imgsz}:
+            raise ValueError(f"imgsz={imgsz}, but {file} takes {self.height} x {self.width} images; leave imgsz away")
+        graph = SpikeGraph(model)
+        self.T = json.loads(noted["T"]) or 1
+        self.N = json.loads(noted["N"]) or 0.0
+        self.layers = self._find_layers(graph, noted)
+        self.codes = {name: codes for name, (codes, _) in self.layers.items()}
+        self.session = open_session(model, list(dict.fromkeys(self.codes.values())), optimise=True)
+        self.ceilings = {name: int(graph.graph[codes].high.max()) for name, codes in self.codes.items()}
+        self.operands = {name: "real" if name not in json.loads(noted["planes"]) else "code" for name in self.layers}
+        if noted["graph"] == "spike":
+            self.operands |= {name: "binary" for name, what in self.operands.items() if what == "code"}
+        numbers = {key: json.loads(noted[key]) for key in ("D", "N", "T", "decay")}
+        kind = next((k for k, v in SPIKING.items() if (v["D"], v["N"]) == (numbers["D"], numbers["N"])), "of its own")
+        self.facts = {
+            "form": f"{noted['graph']} graph (ONNX), exported from {noted['source']}",
+            "neuron": {"type": kind, **numbers},
+            "source_sha256": noted["source_sha256"],
+        }
+
+    def _find_layers(self, graph: SpikeGraph, noted: dict[str, str]) -> dict[str, tuple[str, nn.Conv2d]]:
+        """Return the tensor that enters each noted convolution, in codes, and the convolution's geometry."""
+        codes = {graph.names[layer]: layer.codes for layer in graph.layers}
+        shapes = {tensor.name: list(tensor.dims) for tensor in graph.model.graph.initializer}
+        found = {}
+        for node in graph.model.graph.node:
+            name = graph.name(node)
+            if node.op_type == "Conv" and name in json.loads(noted["grid"]) and name not in found:
+                conv: Any = _geometry(node, shapes[node.input[1]])
+                conv.factored_weights = json.loads(noted.get("factored_weights", "{}")).get(name)
+                found[name] = codes.get(name, node.input[0]), conv
+        found = {name: found[name] for name in json.loads(noted["grid"]) if name in found}  # in the network's order
+        missing = [name for name in json.loads(noted["planes"]) if noted["graph"] == "spike" and name not in codes]
+        missing += [name for name in json.loads(noted["grid"]) if name not in found]
+        if missing:
+            raise ValueError(
+                f"{self.file} is not the graph that was exported: {', '.join(missing[:3])} cannot be followed; "
+                f"see spikeyolo verify model={self.file}, and export it again"
+            )
+        return found
+
+    @property
+    def spiking(self) -> bool:
+        return True
+
+    def _forward(self, images: Batch, names: list[str]) -> dict[str, Tensor]:
+        """Run a batch, filled up to the graph's size; return tensors of the images given."""
+        n = len(images)
+        full = np.concatenate([images, *[images[-1:]] * max(0, self.batch - n)])
+        values = self.session.run(names, {self.session.get_inputs()[0].name: full})
+        kept = (torch.from_numpy(v).unflatten(0, (-1, len(full)))[:, :n].flatten(0, 1) for v in values)
+        return dict(zip(names, kept, strict=True))
+
+    def run(self, images: Batch) -> None:
+        tensors = self._forward(images, list(dict.fromkeys(self.codes.values())))
+        counted = {}
+        for name, (codes, conv) in self.layers.items():
+            operand, x = self.operands[name], tensors[codes]
+            D_N, N = (0, 0.0) if operand == "real" else (self.ceilings[name], self.N)
+            outputs = conv(x.to("meta")).numel()
+            about = name, operand, D_N, N, self.T
+            counted[name] = LayerSpikes.of(about, x if D_N else x != 0, conv, outputs)
+        self.recording.add(counted)
+
+    def emitted(self, images: Batch, layer: str) -> Tensor:
+        return self._forward(images, [self.codes[layer]])[self.codes[layer]]
+
+    def val(self, **arguments: Any) -> dict[str, float]:
+        size = max(self.height, self.width)
+        return _validate(YOLO(self.file, task="detect"), imgsz=size, batch=self.batch, **arguments)
+
+
+def describe(model: CountedModel) -> dict[str, Any]:
+    """Return file, hash and what the model is."""
+    return {"file": str(model.file), "sha256": sha256(model.file), **model.facts}
+
+
+def _geometry(node: Any, weight: list[int]) -> nn.Conv2d:
+    """Return the convolution that an ONNX node is, without weights."""
+    given = {a.name: list(a.ints) or a.i for a in node.attribute}
+    pads = given.get("pads") or [0, 0, 0, 0]
+    if pads[:2] != pads[2:]:
+        raise ValueError(f"{node.name} pads unevenly ({pads}); spikeyolo exports no such convolution")
+    groups = given.get("group", 1)
+    geometry = {"stride": given.get("strides", [1, 1]), "padding": pads[:2], "dilation": given.get("dilations", [1, 1])}
+    geometry = {key: tuple(value) for key, value in geometry.items()}
+    return nn.Conv2d(weight[1] * groups, weight[0], tuple(weight[2:]), groups=groups, device="meta", **geometry)  # pyright: ignore[reportArgumentType]
+
+
+def _validate(yolo: YOLO, **arguments: Any) -> dict[str, float]:
+    metrics = yolo.val(rect=False, plots=False, verbose=False, **arguments)
+    return {"mAP50": float(metrics.box.map50), "mAP50-95": float(metrics.box.map)}

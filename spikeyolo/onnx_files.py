@@ -1,0 +1,66 @@
+"""ONNX files: read, and run with their inner tensors visible."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is truncated or no ONNX file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; export one with: yolo export model=best.pt format=onnx")
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as e:  # of protobuf, onnx and the file system
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ValueError(f"{path} is no complete ONNX file ({reason}); export it again") from e
+    return model
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the metadata of an ONNX model."""
+    return {p.key: p.value for p in model.metadata_props}
+
+
+def input_size(model: onnx.ModelProto, path: Path) -> tuple[int, int, int]:
+    """Return batch, height and width that images must have."""
+    given = {t.name for t in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in given]
+    shape = [d.dim_value or None for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
+    if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (None, 3):
+        found = ", ".join(
+            f"{i.name} {[d.dim_value or d.dim_param for d in i.type.tensor_type.shape.dim]}" for i in inputs
+        )
+        raise ValueError(
+            f"{path} does not take images: its input is {found or 'missing'}, not (batch, 3, height, width)"
+        )
+    noted = json.loads(metadata(model).get("imgsz", "[640, 640]"))
+    return shape[0] or 1, shape[2] or noted[0], shape[3] or noted[1]
+
+
+def open_session(model: onnx.ModelProto, outputs: list[str], *, optimise: bool) -> Any:
+    """Make an ONNX Runtime session that also gives the named tensors."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    present = {output.name for output in watched.graph.output}
+    for name in outputs:
+        if name not in present:
+            watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
