@@ -23,13 +23,14 @@ _MODULES = (
     "parser",
     "pictures",
     "plugin",
+    "recorder",
     "render",
     "report",
     "spike_graph",
     "spikes",
     "verify",
 )
-_FUNCTIONS = {"deploy": "deployment", "record_spikes": "spikes"}
+_FUNCTIONS = {"deploy": "deployment", "record_spikes": "recorder"}
 
 
 def __getattr__(name: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,26 @@ from spikeyolo.export import sha256
 from spikeyolo.images import Batch
 from spikeyolo.neurons import IBRALIF, SPIKING
 from spikeyolo.onnx_files import input_size, load, metadata, open_session
+from spikeyolo.recorder import record_spikes
 from spikeyolo.spike_graph import SpikeGraph
-from spikeyolo.spikes import LayerSpikes, Recording, record_spikes
+from spikeyolo.spikes import LayerSpikes, Recording
 
 BATCH = 4  # images at once in PyTorch
 
 
-class CountedModel:
+class CountedModel(ABC):
     """A model file and what has been counted while it ran.
 
     Attributes:
         file: Its path.
         recording: What has been counted.
         facts: What it is: form, neuron, parameters and so on, for the head of a report.
+        spiking: Whether it has neurons.
         batch, height, width: Size of its input.
     """
 
     facts: dict[str, Any]
+    spiking: bool
     batch: int
     height: int
     width: int
@@ -50,14 +54,16 @@ class CountedModel:
         """Open a checkpoint (.pt) or an exported graph (.onnx).
 
         Args:
-            file: Path, or a name that Ultralytics knows.
+            file: Path.
             imgsz: Image size; 0 for the one that the model was trained or exported with.
             device: As for ``yolo``; an ONNX graph runs on the CPU.
 
         Raises:
             OSError: If there is no such file.
-            ValueError: If it is no model, or none that detects.
+            ValueError: If it is no model, or none that detects, or for an impossible image size.
         """
+        if imgsz < 0:
+            raise ValueError(f"imgsz must be at least 1 (or 0: as trained), got {imgsz}")
         path = Path(file)
         if path.suffix == ".onnx":
             return _Graph(path, imgsz)
@@ -69,26 +75,21 @@ class CountedModel:
             )
         return _Checkpoint(path, imgsz, device)
 
-    @property
-    def spiking(self) -> bool:
-        """Whether it has neurons."""
-        raise AssertionError
-
+    @abstractmethod
     def run(self, images: Batch) -> None:
         """Count what enters every convolution on images (batch, 3, height, width) in [0, 1]."""
-        raise AssertionError
 
+    @abstractmethod
     def emitted(self, images: Batch, layer: str) -> Tensor:
         """Return the codes (T*B, C, H, W) that enter a convolution."""
-        raise AssertionError
 
+    @abstractmethod
     def val(self, **arguments: Any) -> dict[str, float]:
         """Validate as ``yolo val`` does; return mAP50 and mAP50-95."""
-        raise AssertionError
 
 
 class _Checkpoint(CountedModel):
-    """A checkpoint: its deploy form (the integer graph, whose codes are those of the spike graph), or an ANN, fused."""
+    """A checkpoint: its deploy form (the integer graph, whose codes are those of the spike graph), or an ANN."""
 
     def __init__(self, file: Path, imgsz: int, device: str):
         super().__init__(file)
@@ -101,12 +102,12 @@ class _Checkpoint(CountedModel):
         network: Any = self.yolo.model
         if not isinstance(network, BaseModel) or self.yolo.task != "detect":
             raise ValueError(f"model={file} does not detect objects (task {self.yolo.task}); give a detection model")
-        self._spiking = any(isinstance(m, IBRALIF) for m in network.modules())
+        self.spiking = any(isinstance(m, IBRALIF) for m in network.modules())
         about: Any = network.yaml
         neuron = dict((about or {}).get("neuron") or {})
         parameters = sum(p.numel() for p in network.parameters())
         self.device = select_device(device, verbose=False)
-        self.network: Any = deploy(network) if self._spiking else network.eval().float()
+        self.network: Any = deploy(network) if self.spiking else network.eval().float()
         self.yolo.model = self.network
         self.network.to(self.device)
         size: Any = imgsz or self.yolo.overrides.get("imgsz") or 640
@@ -114,15 +115,12 @@ class _Checkpoint(CountedModel):
         shape: Any = check_imgsz(size, stride=int(stride.max()), min_dim=2)
         self.height, self.width = shape
         self.batch = BATCH
-        form = "deploy form of the checkpoint: binary planes" if self._spiking else "ANN"
-        if self._spiking:
-            first = next(iter(form_of(self.network).neurons.values()))
-            neuron |= {"D": first.D, "N": first.N, "T": first.T, "decay": first.decay}
+        form = "deploy form of the checkpoint: binary planes" if self.spiking else "ANN"
+        if self.spiking:
+            neurons = form_of(self.network).neurons.values()
+            found = {key: {getattr(n, key) for n in neurons} for key in ("D", "N", "T", "decay")}
+            neuron |= {key: values.pop() if len(values) == 1 else None for key, values in found.items()}
         self.facts = {"form": form, "neuron": neuron, "parameters": parameters}
-
-    @property
-    def spiking(self) -> bool:
-        return self._spiking
 
     def _forward(self, images: Batch) -> None:
         with torch.no_grad():
@@ -165,15 +163,19 @@ class _Graph(CountedModel):
                 f"model={file} says nothing about neurons: it was not exported by spikeyolo, or from an ANN; "
                 "export a spiking checkpoint with: yolo export model=best.pt format=onnx"
             )
+        self.spiking = True
         self.batch, self.height, self.width = input_size(model, file)
-        if imgsz and {self.height, self.width} != {imgsz}:
-            raise ValueError(f"imgsz={imgsz}, but {file} takes {self.height} x {self.width} images; leave imgsz away")
         graph = SpikeGraph(model)
         self.T = json.loads(noted["T"]) or 1
         self.N = json.loads(noted["N"]) or 0.0
         self.layers = self._find_layers(graph, noted)
         self.codes = {name: codes for name, (codes, _) in self.layers.items()}
         self.session = open_session(model, list(dict.fromkeys(self.codes.values())), optimise=True)
+        shape = self.session.get_inputs()[0].shape
+        if imgsz and all(isinstance(side, str) for side in shape[2:]):  # dynamic
+            self.height = self.width = imgsz
+        elif imgsz and {self.height, self.width} != {imgsz}:
+            raise ValueError(f"imgsz={imgsz}, but {file} takes {self.height} x {self.width} images; leave imgsz away")
         self.ceilings = {name: int(graph.graph[codes].high.max()) for name, codes in self.codes.items()}
         self.operands = {name: "real" if name not in json.loads(noted["planes"]) else "code" for name in self.layers}
         if noted["graph"] == "spike":
@@ -206,10 +208,6 @@ class _Graph(CountedModel):
                 f"see spikeyolo verify model={self.file}, and export it again"
             )
         return found
-
-    @property
-    def spiking(self) -> bool:
-        return True
 
     def _forward(self, images: Batch, names: list[str]) -> dict[str, Tensor]:
         """Run a batch, filled up to the graph's size; return tensors of the images given."""

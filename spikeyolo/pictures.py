@@ -23,20 +23,20 @@ ROW = 0.155  # inches of a layer in a figure
 Model = dict[str, Any]
 
 
-def draw(folder: Path, result: dict[str, Any], models: list[CountedModel], image: Batch) -> dict[str, str]:
+def draw(folder: Path, result: dict[str, Any], models: list[CountedModel], images: list[Batch]) -> dict[str, str]:
     """Draw all pictures of a report.
 
     Args:
         folder: Where to write PNG files.
         result: Content of report.json.
         models: The models that it is about.
-        image: One image (1, 3, H, W) of the first spiking model's size.
+        images: One image (1, 3, H, W) of each model's size.
 
     Returns:
         Caption of each file.
     """
     drawn: dict[str, str] = {}
-    for i, (numbers, model) in enumerate(zip(result["models"], models, strict=True), start=1):
+    for i, (numbers, model, image) in enumerate(zip(result["models"], models, images, strict=True), start=1):
         if not model.spiking:
             continue
         layers = [layer for layer in numbers["layers"] if layer["operand"] != "real"]
@@ -45,9 +45,8 @@ def draw(folder: Path, result: dict[str, Any], models: list[CountedModel], image
             "planes": _planes(numbers["label"], layers),
             "energy": _energy(numbers),
             "entropy": _entropy(numbers["label"], layers),
+            "spikes": _spikes(model, layers, image),
         }
-        if image.shape[2:] == (model.height, model.width):
-            pictures["spikes"] = _spikes(model, layers, image)
         for name, (figure, caption) in pictures.items():
             drawn[f"{i}-{name}.png"] = caption
             _save(figure, folder / f"{i}-{name}.png")

@@ -103,9 +103,9 @@ def sections(result: Result, drawn: Drawn) -> Iterator[Section]:
     yield _head(result)
     if len(models) > 1:
         shared = tuple((file, caption) for file, caption in drawn.items() if file.startswith("models"))
-        yield Section(
-            "Side by side", head=tuple(side_by_side_head(result)), rows=_side_by_side(result), pictures=shared
-        )
+        rows = _side_by_side(result)
+        table = tuple(tuple(row.values()) for row in rows)
+        yield Section("Side by side", head=tuple(rows[0]), rows=table, pictures=shared)
     for i, model in enumerate(models, start=1):
         yield _facts(model)
         if model["verdicts"]:
@@ -118,55 +118,42 @@ def sections(result: Result, drawn: Drawn) -> Iterator[Section]:
     yield _assumptions(result)
 
 
-def side_by_side_head(result: Result) -> list[str]:
-    """Return the columns of `side_by_side`."""
-    energies = [f"{name}, µJ" for name in result["presets"]]
-    return [
-        "model",
-        "neuron",
-        "mAP50",
-        "mAP50-95",
-        "mean code",
-        "spikes per code",
-        "spikes, M",
-        "MACs, M",
-        "synops, M",
-        *energies,
-    ]
-
-
-def _side_by_side(result: Result) -> tuple[tuple[str, ...], ...]:
+def _side_by_side(result: Result) -> list[dict[str, str]]:
+    """Return the comparison: a row for each model, by column."""
     rows = []
     for model in result["models"]:
         totals, metrics = model["totals"], model["metrics"] or {}
         spiking = "mean_code" in totals
         own = "spikes" if spiking else "ann"
-        row = [
-            model["label"],
-            _neuron(model["neuron"]),
-            *(f"{metrics[key]:.4f}" if key in metrics else "" for key in ("mAP50", "mAP50-95")),
-            *(f"{totals[key]:.3f}" if spiking else "" for key in ("mean_code", "spikes_per_code")),
-            _mega(totals["spikes"]) if spiking else "",
-            _mega(totals["macs"]),
-            _mega(totals["synops"]) if spiking else "",
-            *(_micro(model["energy_pj"][name][own]["total"]) for name in result["presets"]),
-        ]
-        rows.append(tuple(row))
-    return tuple(rows)
+        row = {
+            "model": model["label"],
+            "neuron": _neuron(model["neuron"]),
+            "mAP50": f"{metrics['mAP50']:.4f}" if "mAP50" in metrics else "",
+            "mAP50-95": f"{metrics['mAP50-95']:.4f}" if "mAP50-95" in metrics else "",
+            "mean code": f"{totals['mean_code']:.3f}" if spiking else "",
+            "spikes per code": f"{totals['spikes_per_code']:.3f}" if spiking else "",
+            "spikes, M": _mega(totals["spikes"]) if spiking else "",
+            "MACs, M": _mega(totals["macs"] if spiking else totals["factored_macs"]),
+            "synops, M": _mega(totals["synops"]) if spiking else "",
+        }
+        rows.append(row | {f"{p}, µJ": _micro(model["energy_pj"][p][own]["total"]) for p in result["presets"]})
+    return rows
 
 
 def summary(result: Result) -> str:
-    """Return the comparison as plain text for a terminal."""
-    table = [tuple(side_by_side_head(result)), *_side_by_side(result)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in table
-    ]
-    for model in result["models"]:
-        lines += (
-            [f"\n{model['label']}", *(f"  {verdict}" for verdict in model["verdicts"])] if model["verdicts"] else []
-        )
+    """Return comparison and verdicts as plain text for a terminal."""
+    rows = [{k: v for k, v in row.items() if not k.endswith(", M")} for row in _side_by_side(result)]
+    lines = []
+    if len(rows) > 1:
+        table = [tuple(rows[0]), *(tuple(row.values()) for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+    for row, model in zip(rows, result["models"], strict=True):
+        found = model["metrics"] or {}
+        mean = f"{model['totals']['spikes_per_code']:.3f} spikes per code, " if model["verdicts"] else ""
+        metrics = ", ".join(f"{key} {row[key]}" for key in ("mAP50", "mAP50-95") if key in found)
+        head = f"{model['label']}: {row['neuron']}, {mean}{model['images']['counted']} images {metrics}"
+        lines += ["", head.rstrip(), *(f"  {verdict}" for verdict in model["verdicts"])]
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,24 +24,14 @@ import spikeyolo
 from spikeyolo import pictures
 from spikeyolo.counting import CountedModel, describe
 from spikeyolo.energy import RIVALS, SCHEMES, EnergyModel, estimate, find_models, schemes_of
-from spikeyolo.images import Images
+from spikeyolo.images import Batch, Images
 from spikeyolo.render import to_html, to_markdown
 from spikeyolo.spikes import LayerSpikes, Recording
 
-LAYER_NUMBERS = (  # of a layer, as report.json has them: per image where they are sums
-    "operand", "D_N", "planes", "mean_code", "max_code", "zero_share", "ceiling_share", "dead_share", "entropy",
-)  # fmt: skip
-LAYER_SUMS = (
-    "macs",
-    "factored_macs",
-    "synapses",
-    "codes",
-    "spikes",
-    "unary_spikes",
-    "synops",
-    "unary_synops",
-    "nonzero_synops",
-)
+DENSE_SUMS = ("macs", "factored_macs", "synapses")  # numbers of a layer that add up, in an ANN too
+SPIKE_SUMS = ("codes", "spikes", "unary_spikes", "synops", "unary_synops", "nonzero_synops")
+LAYER_NUMBERS = ("operand", "D_N", "N", "T", "planes", "weights", "mean_code", "max_code")  # that do not
+LAYER_NUMBERS += ("zero_share", "ceiling_share", "dead_share", "entropy")
 
 
 def report(
@@ -86,9 +77,9 @@ def report(
         given = "both are given" if data else "neither is given"
         raise ValueError(f"data= (a data set) or source= (images, a folder, a video) is needed, {given}")
     prices = find_models(preset)
+    opened = [CountedModel.open(file, imgsz=imgsz, device=device) for file in files]
+    _check_neurons(opened)
     with _whole_folder(Path(project or RUNS_DIR) / name) as folder:
-        opened = [CountedModel.open(file, imgsz=imgsz, device=device) for file in files]
-        _check_neurons(opened)
         result: dict[str, Any] = {
             "note": "Energy is modelled, not measured.",
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -97,28 +88,42 @@ def report(
             "presets": {price.name: asdict(price) for price in prices},
             "models": [],
         }
-        labels = _labels(files)
-        for label, model in zip(labels, opened, strict=True):
+        firsts: list[Batch] = []
+        for label, model in zip(_labels(files), opened, strict=True):
             found = Images.of_data(data, split, images) if data else Images.of_source(source, images)
-            complete = _count(model, found, label)
+            complete, first = _count(model, found, label)
             metrics = _validate(model, data, split, folder) if data and complete else None
             result["complete"] &= complete and metrics != {}
-            if model.recording.images:
+            if first is not None:
+                firsts.append(first)
                 entry = {"label": label, **describe(model), "imgsz": [model.height, model.width], "complete": complete}
                 entry |= {"images": _about(found, model.recording), "metrics": metrics or None}
                 result["models"].append(entry | _numbers(model.recording, prices))
             if not result["complete"]:
                 break
-        if not result["models"]:
+        if not firsts:
             raise KeyboardInterrupt
-        first = opened[next(i for i, model in enumerate(opened) if model.spiking)]
-        drawn = pictures.draw(folder, result, opened[: len(result["models"])], _first_image(first, data, split, source))
-        (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
-        (folder / "report.md").write_text(to_markdown(result, drawn))
-        (folder / "report.html").write_text(to_html(result, drawn, folder))
+        _write(folder, result, opened[: len(firsts)], firsts)
         target = increment_path(Path(project or RUNS_DIR) / name)
         folder.rename(target)
     return target, result
+
+
+def _write(folder: Path, result: dict[str, Any], models: list[CountedModel], images: list[Batch]) -> None:
+    """Write all files of a report; an interrupt costs the pictures only."""
+    try:
+        drawn = pictures.draw(folder, result, models, images)
+    except KeyboardInterrupt:
+        LOGGER.warning("interrupted while drawing: the report has no pictures")
+        result["complete"], drawn = False, {}
+    (folder / "report.json").write_text(_json(result) + "\n")
+    (folder / "report.md").write_text(to_markdown(result, drawn))
+    (folder / "report.html").write_text(to_html(result, drawn, folder))
+
+
+def _json(result: dict[str, Any]) -> str:
+    """Return indented JSON with lists of numbers on one line each."""
+    return re.sub(r"\[[^\[\]{}]*\]", lambda m: re.sub(r"\n\s*", "", m[0]), json.dumps(result, indent=1))
 
 
 @contextlib.contextmanager
@@ -161,21 +166,23 @@ def _versions() -> dict[str, str]:
     return {name: package.__version__ for name, package in packages.items()} | {"python": platform.python_version()}
 
 
-def _count(model: CountedModel, images: Images, label: str) -> bool:
-    """Count all images; return False if interrupted."""
+def _count(model: CountedModel, images: Images, label: str) -> tuple[bool, Batch | None]:
+    """Count all images; return False if interrupted, and the first image if it was counted."""
     progress = TQDM(total=images.count, desc=f"counting {label}", unit="img")
+    first, complete = None, True
     try:
         for batch in images.batches(model.batch, model.height, model.width):
             model.run(batch)
+            first = batch[:1] if first is None else first
             progress.update(len(batch))
     except KeyboardInterrupt:
+        complete = False
         LOGGER.warning(f"interrupted after {model.recording.images} of {images.count} images; writing what was counted")
-        return False
     finally:
         progress.close()
     if model.recording.uncounted:
         LOGGER.warning(f"spikes into {', '.join(sorted(model.recording.uncounted))} are not counted")
-    return True
+    return complete, first
 
 
 def _validate(model: CountedModel, data: str, split: str, folder: Path) -> dict[str, Any] | None:
@@ -202,8 +209,8 @@ def _numbers(recording: Recording, prices: list[EnergyModel]) -> dict[str, Any]:
     spiking = bool(recording.spiking)
     energies = {p.name: {s: estimate(recording, s, p) for s in schemes_of(recording, p)} for p in prices}
     energy = {p: {s: asdict(e) | {"total": e.total} for s, e in found.items()} for p, found in energies.items()}
-    totals = {key: sum(getattr(layer, key) for layer in recording.layers.values()) / n for key in LAYER_SUMS[:3]}
-    totals |= {key: recording.total(key) / n for key in LAYER_SUMS[3:]}
+    totals = {key: sum(getattr(layer, key) for layer in recording.layers.values()) / n for key in DENSE_SUMS}
+    totals |= {key: recording.total(key) / n for key in SPIKE_SUMS}
     totals |= {"weights": sum(layer.weights for layer in recording.layers.values())}
     if spiking:
         codes = recording.total("codes")
@@ -224,14 +231,10 @@ def _layer(layer: LayerSpikes, prices: list[EnergyModel]) -> dict[str, Any]:
     """Return a layer's numbers; sums are per image, ``counts`` (codes by fan-out) are those of all images."""
     run = SCHEMES["spikes"][0]
     numbers: dict[str, Any] = {"name": layer.name} | {key: getattr(layer, key) for key in LAYER_NUMBERS}
-    numbers |= {key: getattr(layer, key) / layer.images for key in LAYER_SUMS}
+    numbers |= {key: getattr(layer, key) / layer.images for key in (*DENSE_SUMS, *SPIKE_SUMS, "outputs")}
     return numbers | {
         "plane_rates": layer.plane_rates.tolist(),
-        "N": layer.N,
-        "T": layer.T,
         "channels": len(layer.largest),
-        "weights": layer.weights,
-        "outputs": layer.outputs / layer.images,
         "weight_bytes": 4 * layer.weights,
         "potential_bytes": 4 * layer.codes // layer.frames,
         "energy_pj": {p.name: asdict(run(layer, p) / layer.images) for p in prices},
@@ -249,8 +252,3 @@ def _verdict(name: str, energy: dict[str, dict[str, float]]) -> str:
     if beaten:
         text += f" Less than: {'; '.join(beaten)}."
     return text + (f" It does NOT win against: {'; '.join(better)}." if better else " No other scheme needs less.")
-
-
-def _first_image(model: CountedModel, data: str, split: str, source: str) -> Any:
-    images = Images.of_data(data, split, 1) if data else Images.of_source(source, 1)
-    return next(images.batches(1, model.height, model.width))

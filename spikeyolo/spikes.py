@@ -1,4 +1,4 @@
-"""Count spikes and synaptic operations, exactly, while a network runs.
+"""Exact counts of spikes and synaptic operations. Needs torch and numpy alone.
 
 A synaptic operation is one spike arriving at one output: each spike counts as often as the convolution uses its
 position, borders, stride, dilation and groups included. Only histograms of codes are kept, never activations.
@@ -6,10 +6,8 @@ position, borders, stride, dilation and groups included. Only histograms of code
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import weakref
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,13 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from ultralytics.nn.modules.block import DFL
 
-from spikeyolo.blocks import RepChain, SepChain, factored
 from spikeyolo.coding import entropy, to_planes
-from spikeyolo.fixed_point import CodeNeuron, PlaneConv
-from spikeyolo.neurons import IBRALIF
 
 Counts = NDArray[np.int64]
 Synapse = nn.Conv2d | nn.Linear  # what accumulates weights
@@ -77,29 +70,30 @@ class LayerSpikes:
         Raises:
             ValueError: If a code is not a number.
         """
+        frames, weights = codes.shape[0], synapse.weight.numel()
         if isinstance(synapse, nn.Linear):
-            frames, filters, per_output = codes.shape[0], synapse.out_features, synapse.in_features
             codes = codes.reshape(-1, codes.shape[-1], 1, 1)
-        else:
-            frames, filters, per_output = codes.shape[0], synapse.out_channels, synapse.weight[0].numel()
-        largest = codes.amax((2, 3)).amax(0)
+        largest = codes.amax((0, 2, 3)).cpu().numpy()
         top = float(largest.max())
-        if not np.isfinite(top):
+        if not math.isfinite(top):
             raise ValueError(f"{about[0]} takes {top}: the network has diverged, nothing can be counted")
-        factored_weights = getattr(synapse, "factored_weights", None) or synapse.weight.numel()
-        bins = int(top) + 1
-        fan_outs, place = _classes(synapse, *codes.shape[2:])
-        keys = codes.int().add_((place * bins).to(codes.device))
+        bins = 1 << int(top).bit_length()
+        fan_outs, first_bins = _classes(synapse, codes.shape[2], codes.shape[3], bins)
+        keys = codes.int()
+        if len(fan_outs) > 1:
+            keys += first_bins.to(keys.device)
         table = torch.bincount(keys.flatten(), minlength=bins * len(fan_outs)).view(-1, bins).cpu().numpy()
+        table = table[:, : int(top) + 1]
+        filters = synapse.weight.shape[0]
         return cls(
             *about,
-            weights=synapse.weight.numel(),
+            weights=weights,
             outputs=outputs,
-            macs=outputs * per_output,
-            factored_macs=outputs // filters * min(per_output * filters, factored_weights),
+            macs=outputs // filters * weights,
+            factored_macs=outputs // filters * min(weights, getattr(synapse, "factored_weights", None) or weights),
             frames=frames,
             counts=dict(zip(fan_outs, table, strict=True)),
-            largest=largest.cpu().numpy().astype(np.int64),
+            largest=largest.astype(np.int64),
         )
 
     def __add__(self, other: LayerSpikes) -> LayerSpikes:
@@ -188,7 +182,7 @@ class LayerSpikes:
     def ceiling_share(self) -> float:
         """Share of codes at the ceiling D_N, where potentials are clipped."""
         histogram = self.histogram
-        return float(histogram[self.D_N] / self.codes) if len(histogram) > self.D_N else 0.0
+        return float(histogram[self.D_N] / self.codes) if self.spiking and len(histogram) > self.D_N else 0.0
 
     @property
     def dead_share(self) -> float:
@@ -243,66 +237,26 @@ class Recording:
         return f"{text}: {per_image}, {spikes / codes:.3f} spikes per code"
 
 
-@contextlib.contextmanager
-def record_spikes(model: Any) -> Iterator[Recording]:
-    """Count what enters every convolution of a network, in each of its complete runs within this context.
-
-    The network is not touched: no attribute, no hook of its own. What comes straight from a neuron is counted as codes,
-    everything else as real. A re-parameterised convolution counts as the dense 3x3 convolution that it is when
-    deployed.
-
-    Args:
-        model: Any torch module (each call of it is a run; with T > 1 its input holds the timesteps, unless it begins
-            with a `SpikeEncoder`), or a `YOLO` object with a torch network (its predictions and
-            validations, without warm-up, and calls of its ``model``).
-
-    Yields:
-        Recording, which grows with every run.
-
-    Raises:
-        TypeError: If there is no torch network.
-    """
-    network = model if isinstance(model, nn.Module) else None
-    of_yolo = network is None or hasattr(model, "predictor")
-    if of_yolo:
-        network = getattr(model, "model", None)
-    if not isinstance(network, nn.Module):
-        raise TypeError(
-            f"record_spikes takes a torch network or a YOLO object that holds one, got {network or model!r}; "
-            "an exported file is counted by: spikeyolo report model=FILE source=IMAGES"
-        )
-    recorder = _Recorder(network, of_yolo)
-    hooks = [
-        register_module_forward_pre_hook(recorder.enter),
-        register_module_forward_hook(recorder.leave),
-    ]
-    try:
-        yield recorder.recording
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def fan_out(synapse: Synapse, height: int, width: int) -> Tensor:
     """Return how many outputs each input position reaches, (height, width), int64; the same in every channel."""
-    fan_outs, place = _classes(synapse, height, width)
+    fan_outs, place = _classes(synapse, height, width, 1)
     return torch.tensor(fan_outs)[place]
 
 
-def _classes(synapse: Synapse, height: int, width: int) -> tuple[list[int], Tensor]:
-    """Return the different fan-outs of a layer, and which of them each position has, (height, width), int32."""
+def _classes(synapse: Synapse, height: int, width: int, bins: int) -> tuple[list[int], Tensor]:
+    """Return the different fan-outs of a layer, and bins times which of them each position has, (height, width)."""
     if isinstance(synapse, nn.Linear):
         return [synapse.out_features], torch.zeros(height, width, dtype=torch.int32)
     geometry = synapse.kernel_size, synapse.stride, synapse.padding, synapse.dilation, synapse.padding_mode
-    taps, place = _taps(*geometry, height, width)
+    taps, place = _taps(*geometry, height, width, bins)
     return [t * (synapse.out_channels // synapse.groups) for t in taps], place
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=1024)
 def _taps(
-    kernel_size: Any, stride: Any, padding: Any, dilation: Any, mode: Any, height: int, width: int
+    kernel_size: Any, stride: Any, padding: Any, dilation: Any, mode: Any, height: int, width: int, bins: int
 ) -> tuple[list[int], Tensor]:
-    """Return how often a convolution of one channel uses each input position: different numbers, and places.
+    """Return how often a convolution of one channel uses each input position: different numbers, and bins times which.
 
     It is linear: the gradient of the sum of its outputs, all weights being one, counts.
     """
@@ -312,98 +266,7 @@ def _taps(
         x = torch.zeros(1, 1, height, width, requires_grad=True)
         (reached,) = torch.autograd.grad(probe(x).sum(), x)
     taps, place = reached[0, 0].long().unique(return_inverse=True)
-    return taps.tolist(), place.int()
-
-
-class _Recorder:
-    """The two hooks that see every module of the process run; they count those of one network."""
-
-    def __init__(self, network: nn.Module, of_yolo: bool):
-        self.recording = Recording()
-        self.network, self.of_yolo = network, of_yolo
-        self.root: nn.Module | None = None  # the network, or a predictor's copy of it, while it runs
-        self.backend: nn.Module | None = None  # of a predictor or validator, while it runs
-        self.names: dict[nn.Module, str | None] = {}  # None: a part of something that is counted
-        self.T = 1
-        self.emitted: dict[int, tuple[Any, nn.Module]] = {}  # by id: a neuron's output, weakly held, and the neuron
-        self.layers: dict[str, LayerSpikes] = {}
-
-    def enter(self, module: nn.Module, inputs: Any) -> None:
-        """Notice the start of a run."""
-        if self.root is not None and module is not self.root:
-            return
-        if self.of_yolo and type(module).__name__ == "AutoBackend":  # warm-up does not go through its __call__
-            self.backend = module
-        elif module is self.network or (self.backend is not None and self._is_copy(module)):
-            self.root, self.layers, self.emitted = module, {}, {}
-            self.names = dict(_synapses_and_neurons(module))
-            self.T = max((m.T for m in self.names if isinstance(m, (IBRALIF, CodeNeuron))), default=1)
-
-    def _is_copy(self, module: nn.Module) -> bool:
-        """Return whether a module is the copy of the network that Ultralytics predicts with."""
-        return type(module) is type(self.network) and getattr(module, "yaml", 0) == getattr(self.network, "yaml", 1)
-
-    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Count what has entered a convolution; at the end of the run keep its counts."""
-        if module is self.backend:
-            self.backend = None
-        if self.root is None:
-            return
-        if module not in self.names:
-            weight = getattr(module, "weight", None)
-            if weight is not None and weight.ndim > 1 and inputs and self._source(inputs) is not None:
-                self.recording.uncounted.add(type(module).__name__)
-        elif isinstance(module, (IBRALIF, CodeNeuron)):
-            self.emitted[id(output)] = weakref.ref(output), module
-        elif (name := self.names[module]) is not None:
-            self._count(name, module, inputs, output)
-        if module is self.root:
-            self.recording.add(self.layers)
-            self.root, self.layers, self.emitted = None, {}, {}
-
-    def _source(self, inputs: Any) -> nn.Module | None:
-        """Return the neuron that has just emitted an input."""
-        held, neuron = self.emitted.get(id(inputs[0]), (None, None))
-        return neuron if held is not None and held() is inputs[0] else None
-
-    @torch.no_grad()
-    def _count(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        neuron, x = self._source(inputs), inputs[0].detach()
-        if isinstance(neuron, CodeNeuron):
-            D_N, N, codes = neuron.ceiling, neuron.N, x
-        elif isinstance(neuron, IBRALIF):
-            D_N, N, codes = neuron.D_N, neuron.N, (x * neuron.N).round_()
-        else:
-            D_N, N, codes = 0, 0.0, x != 0
-        binary = D_N == 1 or (isinstance(module, PlaneConv) and module.spike_driven)
-        operand = "real" if not D_N else "binary" if binary else "code"
-        layer = LayerSpikes.of((name, operand, D_N, N, self.T), codes, _deployed(module), output.numel())
-        self.layers[name] = self.layers[name] + layer if name in self.layers else layer
-
-
-def _synapses_and_neurons(model: nn.Module) -> Iterator[tuple[nn.Module, str | None]]:
-    """Walk over what is counted: neurons and convolutions.
-
-    A chain of linear layers is one convolution; the decoder's expectation (DFL) is none, it has no weights to learn.
-    """
-    whole = None
-    for name, module in model.named_modules():
-        if whole is not None and name.startswith(f"{whole}."):
-            yield module, None
-        elif isinstance(module, (RepChain, SepChain, DFL)):
-            whole = name
-            yield module, None if isinstance(module, DFL) else name
-        elif isinstance(module, (nn.Conv2d, nn.Linear, IBRALIF, CodeNeuron)):
-            yield module, name
-
-
-def _deployed(module: nn.Module) -> Synapse:
-    """Return the convolution that a module is when deployed."""
-    if isinstance(module, (RepChain, SepChain)):
-        first, *_, last = (layer for layer in module.layers() if isinstance(layer, nn.Conv2d))
-        return factored(nn.Conv2d(first.in_channels, last.out_channels, 3, padding=1, device="meta"), module.layers())
-    assert isinstance(module, (nn.Conv2d, nn.Linear))
-    return module
+    return taps.tolist(), place.int() * bins
 
 
 def _sum(a: Counts | None, b: Counts | None) -> Counts:

@@ -1,9 +1,15 @@
+import math
+import runpy
+from collections import Counter
+from pathlib import Path
+from statistics import NormalDist
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikeyolo.coding import from_planes, from_unary, spike_rates, to_planes, to_unary
+from spikeyolo.coding import entropy, from_planes, from_unary, spike_rates, to_planes, to_unary
 
 
 def test_states_its_arithmetic():
@@ -38,6 +44,16 @@ def test_refuses_what_is_no_code(codes):
         to_planes(codes, 3)
     with pytest.raises(ValueError, match="codes"):
         to_unary(codes, 7)
+
+
+def test_entropy_table_is_that_of_a_normal_potential():
+    table = runpy.run_path(str(Path(__file__).parents[1] / "tools/entropy_table.py"))
+    v = NormalDist().samples(400_000, seed=1)
+    for (i, f), printed in table["TABLE_1"].items():
+        counts = Counter(min(max(math.floor(2**f * x / 0.6), 0), 2 ** (i + f) - 1) for x in v)
+        ours = table["normal_entropy"](i, f)
+        assert ours == pytest.approx(entropy(list(counts.values())), abs=5e-3)
+        assert (abs(ours - printed) < 1e-3) == ((i, f) == (1, 0))  # as docs/energy.md says
 
 
 def test_empty_tensors_have_no_spikes():

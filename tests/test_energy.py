@@ -4,7 +4,7 @@ from torch import nn
 
 from spikeyolo.energy import MODELS, RIVALS, SCHEMES, estimate, find_models, schemes_of
 from spikeyolo.neurons import IBRALIF
-from spikeyolo.spikes import record_spikes
+from spikeyolo.recorder import record_spikes
 
 FLOAT, INT, SRAM, EVENT = (MODELS[f"45nm-{name}"] for name in ("float32", "int8", "int8-sram", "int8-event"))
 

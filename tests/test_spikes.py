@@ -13,7 +13,8 @@ import spikeyolo
 from spikeyolo.blocks import SpikeRepBlock
 from spikeyolo.coding import entropy, to_planes, to_unary
 from spikeyolo.neurons import IBRALIF, NeuronConfig
-from spikeyolo.spikes import fan_out, record_spikes
+from spikeyolo.recorder import record_spikes
+from spikeyolo.spikes import fan_out
 
 SUMS = ("codes", "spikes", "synops", "unary_spikes", "unary_synops", "nonzero_synops", "synapses", "macs", "outputs")
 

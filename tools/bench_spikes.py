@@ -25,7 +25,7 @@ from ultralytics.utils import ASSETS
 import spikeyolo
 from spikeyolo.deployment import deploy
 from spikeyolo.images import Images
-from spikeyolo.spikes import record_spikes
+from spikeyolo.recorder import record_spikes
 
 
 def fitted(scale: str, images: torch.Tensor) -> torch.nn.Module:

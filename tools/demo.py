@@ -1,4 +1,4 @@
-"""make demo: train the pico model on photo-digits, validate, predict on photographs and a video, export and verify.
+"""make demo: train the pico model on photo-digits, validate, predict, track, export, verify, count spikes and energy.
 
 Runs the ``yolo`` and ``spikeyolo`` commands and nothing else, with settings, data and results below ``demo/``.
 """
@@ -76,6 +76,7 @@ def main() -> None:
     yolo("track", model, f"source={video}", f"imgsz={IMGSZ}", f"project={RUNS}", "name=track")
     yolo("export", model, "format=onnx", f"imgsz={IMGSZ}")
     run("spikeyolo", "verify", f"model={best.with_suffix('.onnx')}", f"source={chosen}")
+    run("spikeyolo", "report", model, "data=photo-digits.yaml", "images=100", f"project={RUNS}")
 
     last = (RUNS / "train/results.csv").read_text().splitlines()
     row = dict(zip((k.strip() for k in last[0].split(",")), last[-1].split(","), strict=True))
@@ -94,6 +95,7 @@ def main() -> None:
         "predictions beside labels": RUNS / "val/val_batch0_pred.jpg",
         "tracking on a video": RUNS / "track",
         "training curves": RUNS / "train/results.png",
+        "spikes and energy": RUNS / "report/report.html",
         "the spike graph (netron.app)": best.with_suffix(".onnx"),
     }.items():
         print(f"  {name:28} {path.relative_to(ROOT)}")
