@@ -254,5 +254,5 @@ def _geometry(node: Any, weight: list[int]) -> nn.Conv2d:
 
 
 def _validate(yolo: YOLO, **arguments: Any) -> dict[str, float]:
-    metrics = yolo.val(rect=False, plots=False, verbose=False, **arguments)
+    metrics = yolo.val(plots=False, verbose=False, **arguments)
     return {"mAP50": float(metrics.box.map50), "mAP50-95": float(metrics.box.map)}

@@ -58,7 +58,7 @@ def draw(folder: Path, result: dict[str, Any], models: list[CountedModel], image
 
 
 def _save(figure: Figure, file: Path) -> None:
-    figure.savefig(file, dpi=110, bbox_inches="tight")
+    figure.savefig(file, dpi=110)
 
 
 def _histogram(layer: Model) -> NDArray[np.int64]:

@@ -180,6 +180,7 @@ def test_variants_agree(arguments, ibra, photos):
     assert np.abs(outputs[0]).max() > 0
 
 
+@pytest.mark.slow
 def test_a_dynamic_graph_takes_any_batch_and_size(photos, tmp_path):
     path = save(photos, tmp_path, NEURONS["ibra-T2"])  # timesteps are split from the batch
     file = export_to(path, "dynamic", dynamic=True)
@@ -238,6 +239,7 @@ def test_stock_ultralytics_predicts_and_validates(trained, digits, tmp_path):
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(trained, digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("best.pt").write_bytes(trained.read_bytes())

@@ -187,8 +187,9 @@ def test_presets_make_neurons(name):
 
 
 def test_twins_are_activations():
-    assert isinstance(NeuronConfig(type="relu")(), nn.ReLU)
-    assert isinstance(NeuronConfig(type="silu")(), nn.SiLU)
+    x = torch.linspace(-3, 3, 7)
+    assert torch.equal(NeuronConfig(type="relu")()(x), nn.ReLU()(x))
+    assert torch.equal(NeuronConfig(type="silu")()(x), nn.SiLU()(x))
     assert not NeuronConfig(type="relu").spiking
 
 

@@ -11,7 +11,7 @@ from ultralytics.utils import YAML
 from spikeyolo.assets import ARCHITECTURE
 from spikeyolo.blocks import SpikeBlock, SpikeConv, SpikeRepConv
 from spikeyolo.heads import SpikeDetect
-from spikeyolo.neurons import IBRALIF
+from spikeyolo.neurons import IBRALIF, ReLU, SiLU
 from spikeyolo.parser import load_yaml, parse_model
 
 PARAMETERS = {"n": 13_271_632, "s": 23_153_024, "m": 47_841_856, "l": 68_478_400}
@@ -40,7 +40,7 @@ def test_names_pick_the_neuron(prefix, D, N, tmp_path, monkeypatch):
     assert {(m.D, m.N, m.T) for m in neurons} == {(D, N, 1)}
 
 
-@pytest.mark.parametrize(("prefix", "kind"), [("relu", nn.ReLU), ("silu", nn.SiLU)])
+@pytest.mark.parametrize(("prefix", "kind"), [("relu", ReLU), ("silu", SiLU)])
 def test_twins_differ_from_the_spiking_model_in_the_activation_only(prefix, kind):
     spiking, twin = build(PICO), build(f"{prefix}-spikeyolo-p.yaml")
     assert not [m for m in twin.modules() if isinstance(m, IBRALIF)]
@@ -71,7 +71,7 @@ def test_every_convolution_but_the_stem_directly_follows_its_neuron(name):
     """Trace the fused model: what enters a convolution is what an activation has just put out."""
     model = build(name, nc=3).eval().fuse(verbose=False)
     emitted, entered = {}, {}
-    kinds = (IBRALIF, nn.SiLU)
+    kinds = (IBRALIF, SiLU)
     for module_name, module in model.named_modules():
         if isinstance(module, kinds):
             module.register_forward_hook(lambda m, i, o, name=module_name: emitted.update({id(o): (name, o)}))

@@ -11,7 +11,7 @@ import torch
 from conftest import IBRA, calibrated, write_small
 from ultralytics import YOLO
 
-from spikeyolo import cli, counting
+from spikeyolo import cli, counting, pictures
 from spikeyolo.counting import CountedModel
 from spikeyolo.images import Images
 from spikeyolo.onnx_files import load, open_session
@@ -50,6 +50,12 @@ def spikeyolo(monkeypatch):
         return cli.main()
 
     return run
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leave out the pictures where they are not looked at."""
+    monkeypatch.setattr(pictures, "draw", lambda *arguments: {})
 
 
 def source(digits):
@@ -143,8 +149,6 @@ def test_report_of_one_model(files, digits, tmp_path, spikeyolo, capsys):
     assert all((folder / link).is_file() for link in re.findall(r"!\[.*?\]\((.+?)\)", text))
     assert all(layer["name"] in text and layer["name"] in page for layer in model["layers"])
     assert f"| {model['label']}" not in text  # no comparison of one
-    assert spikeyolo(*words) == 0
-    assert (tmp_path / "report-2/report.json").is_file()
 
 
 def _check_audit(model):
@@ -168,13 +172,13 @@ def _check_audit(model):
 
 
 def test_side_by_side_with_an_ann(files, digits, tmp_path, spikeyolo, capsys):
-    models = ",".join(str(files / f"{name}.pt") for name in ("ibra", "i-lif", "relu", "ibra-T2"))
+    models = ",".join(str(files / f"{name}.pt") for name in ("ibra", "relu", "ibra-T2"))
     words = [f"model={models}", f"source={source(digits)}", "images=3", "preset=45nm-int8", f"project={tmp_path}"]
-    assert spikeyolo("report", *words, "name=four") == 0
-    result = json.loads((tmp_path / "four/report.json").read_text())
-    assert [model["label"] for model in result["models"]] == ["ibra.pt", "i-lif.pt", "relu.pt", "ibra-T2.pt"]
-    ibra, ilif, relu, two = result["models"]
-    for model in (ibra, ilif, two):
+    assert spikeyolo("report", *words, "name=three") == 0
+    result = json.loads((tmp_path / "three/report.json").read_text())
+    assert [model["label"] for model in result["models"]] == ["ibra.pt", "relu.pt", "ibra-T2.pt"]
+    ibra, relu, two = result["models"]
+    for model in (ibra, two):
         _check_audit_int8(model)
     assert relu["verdicts"] == []
     assert relu["energy_pj"]["45nm-int8"].keys() == {"ann", "ann-sparse"}
@@ -184,9 +188,9 @@ def test_side_by_side_with_an_ann(files, digits, tmp_path, spikeyolo, capsys):
     assert two["energy_pj"]["45nm-int8"]["ann"]["total"] == pytest.approx(estimated)
     assert two["totals"]["codes"] == 2 * ibra["totals"]["codes"]
     assert all(model["metrics"] is None for model in result["models"])
-    page = (tmp_path / "four/report.html").read_text()
+    page = (tmp_path / "three/report.html").read_text()
     assert "Side by side" in page
-    assert page.count("data:image/png;base64,") == 3 * 5 + 2
+    assert page.count("data:image/png;base64,") == 2 * 5 + 2
     assert "relu (ANN)" in capsys.readouterr().out
 
 
@@ -195,7 +199,7 @@ def _check_audit_int8(model):
     assert model["energy_pj"]["45nm-int8"]["spikes"]["synapses"] == pytest.approx(0.03 * model["totals"]["synops"])
 
 
-def test_a_partial_report_says_so(files, digits, tmp_path, spikeyolo, monkeypatch):
+def test_a_partial_report_says_so(files, no_pictures, digits, tmp_path, spikeyolo, monkeypatch):
     run, calls = counting._Checkpoint.run, []
 
     def interrupted(self, images):
@@ -218,7 +222,7 @@ def test_a_partial_report_says_so(files, digits, tmp_path, spikeyolo, monkeypatc
     assert [folder.name for folder in tmp_path.iterdir()] == ["report"]  # nothing counted, nothing written
 
 
-def test_unreadable_images_are_named_skipped_and_counted(files, digits, tmp_path, spikeyolo, capsys):
+def test_unreadable_images_are_named_skipped_and_counted(files, no_pictures, digits, tmp_path, spikeyolo, capsys):
     images = tmp_path / "images"
     images.mkdir()
     for i, file in enumerate(sorted(source(digits).iterdir())[:3]):
@@ -237,12 +241,15 @@ def test_unreadable_images_are_named_skipped_and_counted(files, digits, tmp_path
     assert not (tmp_path / "report-2").exists()
 
 
-def test_a_failing_validation_costs_only_the_map(files, digits, tmp_path, monkeypatch):
+def test_a_failing_validation_costs_only_the_map(files, no_pictures, digits, tmp_path, monkeypatch):
     def fail(self, **arguments):
         raise RuntimeError("labels are missing")
 
     monkeypatch.setattr(counting._Checkpoint, "val", fail)
-    _, result = report(str(files / "ibra.pt"), data=str(digits), images=2, project=str(tmp_path))
+    (tmp_path / "report-2").mkdir()
+    folder, result = report(str(files / "ibra.pt"), data=str(digits), images=2, project=str(tmp_path))
+    assert folder == tmp_path / "report"
+    assert report(str(files / "ibra.pt"), data=str(digits), images=2, project=str(tmp_path))[0] == tmp_path / "report-3"
     assert result["models"][0]["metrics"] == {"problem": "labels are missing"}
     assert "no mAP because | labels are missing" in (tmp_path / "report/report.md").read_text()
 

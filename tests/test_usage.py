@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import PICO, train, write_yaml
+from conftest import PICO, calibrated, train, write_small, write_yaml
 from ultralytics import YOLO
 from ultralytics.nn.tasks import load_checkpoint, torch_safe_load
 from ultralytics.utils import NUM_THREADS, YAML
 
-from spikeyolo.neurons import IBRALIF
+from spikeyolo.neurons import IBRALIF, SPIKING
 
 T2 = {"type": "ibra-lif", "D": 5.11, "N": 100, "T": 2}
 
@@ -117,6 +117,18 @@ def test_copies_pickles_and_fuses(trained):
     fused = copy.deepcopy(model).fuse(verbose=False)
     assert torch.equal(pickle.loads(pickle.dumps(fused))(x)[0], fused(x)[0])
     assert fused.fuse(verbose=False) is fused  # a second time changes nothing
+
+
+@pytest.mark.parametrize("neuron", ["relu", "silu", "lif"])
+def test_a_saved_model_loads_as_the_network_that_it_was(neuron, tmp_path, photos):
+    # Ultralytics makes activations of loaded checkpoints in place where it can; no residual branch survives that.
+    model = calibrated(write_small(tmp_path / "net.yaml", {"type": neuron} | SPIKING.get(neuron, {})), photos)
+    with torch.no_grad():
+        expected = model.model.half().float()(photos)[0]
+        model.save(tmp_path / "net.pt")
+        for loaded in (load_checkpoint(tmp_path / "net.pt")[0], YOLO(tmp_path / "net.pt").model):
+            assert torch.equal(loaded.float().eval()(photos)[0], expected)
+            assert torch.allclose(loaded.fuse(verbose=False)(photos)[0], expected, atol=2e-2)
 
 
 def test_loads_safely(trained):
