@@ -82,11 +82,10 @@ def _binned(histogram: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.add.reduceat(histogram, edges) / histogram.sum()
 
 
-def _rows(figure: Figure, axes: Any, layers: list[Model]) -> None:
-    """Name the rows of a figure after layers."""
-    axes.set_yticks(
-        range(len(layers)), [layer["name"].removeprefix("model.").removesuffix(".conv") for layer in layers]
-    )
+def _rows(axes: Any, layers: list[Model], *, named: bool = True) -> None:
+    """Make a row for each layer, the first on top."""
+    names = [layer["name"].removeprefix("model.").removesuffix(".conv") for layer in layers] if named else []
+    axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", labelsize=6, length=0)
     axes.set_ylim(len(layers) - 0.5, -0.5)
 
@@ -103,17 +102,19 @@ def _codes(label: str, layers: list[Model]) -> tuple[Figure, str]:
     ):
         shares = [_binned(histogram(layer)) for layer in layers]
         used = [np.flatnonzero(histogram(layer)).max(initial=0) / layer["D_N"] for layer in layers]
-        for row, share in enumerate(shares):
-            extent = (0, 1, row + 0.5, row - 0.5)
-            drawn = axes.imshow(share[None], extent=extent, aspect="auto", cmap="viridis", norm=LogNorm(1e-6, 1))
+        table = np.stack([share[np.arange(BINS) * len(share) // BINS] for share in shares])
+        extent = (0, 1, len(layers) - 0.5, -0.5)
+        drawn = axes.imshow(
+            table, extent=extent, aspect="auto", cmap="viridis", norm=LogNorm(1e-6, 1), interpolation="nearest"
+        )
         axes.plot(used, range(len(layers)), "r|", markersize=7, markeredgewidth=1.6, label="largest code seen")
         axes.set_xlim(0, 1.01)
-        _rows(figure, axes, layers if i == 0 else [layer | {"name": ""} for layer in layers])
+        _rows(axes, layers, named=i == 0)
         axes.set_facecolor("#eceff3")
         axes.set_title(f"{title}\nmean use of the range: {np.mean(used):.0%}", fontsize=9)
         axes.set_xlabel("code / D_N, theoretical range 0 to 1", fontsize=8)
-        axes.legend(fontsize=7, loc="upper right")
         figure.colorbar(drawn, ax=axes, shrink=min(1, 25 / len(layers)), label="share of codes")
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside lower right")
     figure.suptitle(f"{label}: codes against the theoretical range [0, D_N]", fontsize=10)
     caption = "Codes of each layer against the theoretical range; grey: never used."
     if aligned:
@@ -131,10 +132,10 @@ def _planes(label: str, layers: list[Model]) -> tuple[Figure, str]:
         row[: layer["planes"]] = layer["plane_rates"]
     figure = Figure(figsize=(3.4 + 0.45 * planes, 1.2 + ROW * len(layers)), layout="constrained")
     axes = figure.subplots()
-    shown = axes.imshow(rates, aspect="auto", cmap="magma", vmin=0)
+    shown = axes.imshow(rates, aspect="auto", cmap="magma", vmin=0, interpolation="nearest")
     axes.set_xticks(range(planes), [f"{b}\n{1 << b}" for b in range(planes)], fontsize=7)
     axes.set_xlabel("plane b, and what a spike in it stands for", fontsize=8)
-    _rows(figure, axes, layers)
+    _rows(axes, layers)
     axes.set_title(f"{label}: spike rate per plane", fontsize=9)
     figure.colorbar(shown, ax=axes, shrink=min(1, 25 / len(layers)), label="spikes per code")
     return figure, "Spike rate of each binary plane in each layer: the share of codes with that bit set."
@@ -150,12 +151,12 @@ def _energy(numbers: Model) -> tuple[Figure, str]:
             width = np.array([layer["energy_pj"][preset][part] for layer in layers]) / 1e6
             axes.barh(range(len(layers)), width, left=left, color=colour, label=part, height=0.8)
             left += width
-        _rows(figure, axes, layers if i == 0 else [layer | {"name": ""} for layer in layers])
+        _rows(axes, layers, named=i == 0)
         axes.set_xlim(0, 1.05 * left.max())
         axes.set_xlabel("µJ per image", fontsize=8)
         axes.set_title(f"{preset}\n{left.sum():,.4g} µJ", fontsize=9)
         axes.tick_params(axis="x", labelsize=7)
-    axes.legend(fontsize=7, loc="lower right")
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=len(COLOURS))
     figure.suptitle(f"{numbers['label']}: energy by layer on binary spikes (modelled, not measured)", fontsize=10)
     return figure, "Energy by layer and by what it is spent on (modelled, not measured)."
 
@@ -173,11 +174,11 @@ def _entropy(label: str, layers: list[Model]) -> tuple[Figure, str]:
     )
     limits = [np.log2(layer["D_N"] + 1) for layer in layers]
     axes.plot(limits, range(len(layers)), "|", color="#b8452f", markersize=6, label="limit log2(D_N + 1)")
-    _rows(figure, axes, layers)
+    _rows(axes, layers)
     axes.set_xlabel("bit per code", fontsize=8)
     mean = np.average([layer["entropy"] for layer in layers], weights=[layer["codes"] for layer in layers])
     axes.set_title(f"{label}: entropy of codes, mean over all codes {mean:.2f} bit", fontsize=9)
-    axes.legend(fontsize=7, loc="lower right")
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside lower right")
     return figure, "Entropy of the codes of each layer, and the most that its range could hold."
 
 
@@ -188,8 +189,8 @@ def _spikes(model: CountedModel, layers: list[Model], image: Batch) -> tuple[Fig
     channel = int(codes.flatten(1).std(1).argmax())
     code = codes[channel].numpy()
     planes = to_planes(codes[channel], layer["planes"]).numpy()
-    figure = Figure(figsize=(12, 5.2), layout="constrained")
     columns = max(3, -(-(len(planes) + 2) // 2))
+    figure = Figure(figsize=(2 * columns, 5), layout="constrained")
     cells = figure.subplots(2, columns).ravel()
     for axes in cells:
         axes.axis("off")
@@ -245,10 +246,13 @@ def _all_energies(result: dict[str, Any]) -> tuple[Figure, str]:
             colours.append("#2a6fbb" if scheme == "spikes" else "#8a94a3" if scheme.startswith("ann") else "#c9d6e6")
     figure = Figure(figsize=(3 + 3.2 * len(presets), 1 + 0.24 * len(names)), layout="constrained")
     for i, (axes, preset) in enumerate(zip(np.atleast_1d(figure.subplots(1, len(presets))), presets, strict=True)):
-        axes.barh(range(len(names)), [row[i] for row in values], color=colours)
+        bars = axes.barh(range(len(names)), [row[i] for row in values], color=colours)
+        axes.bar_label(bars, fmt=lambda x: f"{x:,.3g}" if x < 1e3 else f"{x:,.0f}", fontsize=6, padding=2)
         axes.set_yticks(range(len(names)), names if i == 0 else [""] * len(names), fontsize=7)
         axes.invert_yaxis()
         axes.set_xscale("log")
+        smallest, largest = (f(row[i] for row in values) for f in (min, max))
+        axes.set_xlim(10 ** np.floor(np.log10(smallest / 2)), 4 * largest)  # bars begin at a power of ten
         axes.set_title(preset, fontsize=9)
         axes.set_xlabel("µJ per image", fontsize=8)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))

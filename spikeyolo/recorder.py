@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -49,15 +51,14 @@ def record_spikes(model: Any) -> Iterator[Recording]:
             "an exported file is counted by: spikeyolo report model=FILE source=IMAGES"
         )
     recorder = _Recorder(network, of_yolo)
-    hooks = [
-        register_module_forward_pre_hook(recorder.enter),
-        register_module_forward_hook(recorder.leave),
-    ]
-    try:
+    with contextlib.ExitStack() as stack:
+        for register, hook in (
+            (register_module_forward_pre_hook, recorder.enter),
+            (register_module_forward_hook, recorder.leave),
+        ):
+            stack.callback(register(hook).remove)
+        stack.enter_context(patch.object(AutoBackend, "warmup", recorder.without(AutoBackend.warmup)))
         yield recorder.recording
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class _Recorder:
@@ -67,7 +68,7 @@ class _Recorder:
         self.recording = Recording()
         self.network, self.of_yolo = network, of_yolo
         self.root: nn.Module | None = None  # the network, or a predictor's copy of it, while it runs
-        self.backend: nn.Module | None = None  # of a predictor or validator, while it runs
+        self.paused = False
         self.learned: nn.Module | None = None  # the root whose modules these are:
         self.roles: dict[nn.Module, str] = {}
         self.T = 1
@@ -76,12 +77,23 @@ class _Recorder:
 
     def enter(self, module: nn.Module, inputs: Any) -> None:
         """Notice the start of a run."""
-        if self.of_yolo and isinstance(module, AutoBackend):  # warm-up does not go through its __call__
-            self.backend = module
-        elif module is self.network or (self.backend is not None and self._is_copy(module)):
+        if not self.paused and (module is self.network or (self.of_yolo and self._is_copy(module))):
             self.root, self.layers, self.emitted = module, {}, {}
             if module is not self.learned:
                 self._learn(module)
+
+    def without(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that does the same, but whose runs do not count."""
+
+        @functools.wraps(function)
+        def uncounted(*args: Any, **kwargs: Any) -> Any:
+            self.paused = True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.paused = False
+
+        return uncounted
 
     def _is_copy(self, module: nn.Module) -> bool:
         """Return whether a module is the copy of the network that Ultralytics predicts with."""
@@ -89,8 +101,6 @@ class _Recorder:
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Count what has entered a convolution; at the end of the run keep its counts."""
-        if module is self.backend:
-            self.backend = None
         if self.root is None:
             return
         if module not in self.roles:  # it was fused after the last run

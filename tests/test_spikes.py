@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from ultralytics import YOLO
+from ultralytics.nn.autobackend import AutoBackend
 
 import spikeyolo
 from spikeyolo.blocks import SpikeRepBlock
@@ -212,7 +213,8 @@ def test_rep_blocks_count_as_the_dense_convolutions_that_they_are(photos):
 @pytest.mark.parametrize(
     "neuron", [IBRA | {"T": 2}, {"type": "i-lif", "D": 4, "N": 1}, {"type": "lif", "D": 1, "N": 1}]
 )
-def test_yolo_objects(tmp_path, photos, neuron):
+def test_yolo_objects(tmp_path, photos, neuron, monkeypatch):
+    monkeypatch.setattr(AutoBackend, "warmup", lambda self, *a, **k: self.forward(photos))  # as it is on a GPU
     model = calibrated(write_small(tmp_path / "net.yaml", neuron), photos)
     images = [(image.permute(1, 2, 0) * 255).byte().numpy()[..., ::-1] for image in photos]
     with record_spikes(model) as direct, torch.no_grad():
@@ -221,7 +223,7 @@ def test_yolo_objects(tmp_path, photos, neuron):
         model(images[:3], imgsz=64, verbose=False)
     with record_spikes(model) as again:  # by the predictor's own copy, which exists by now
         model(images, imgsz=64, verbose=False)
-        model.predictor.model.forward(photos)  # as in a warm-up
+        model.predictor.model.warmup()
     assert (direct.images, first.images, again.images) == (8, 3, 8)
     for key in SUMS:  # the predictor fuses, which can flip single codes
         assert again.total(key) == pytest.approx(direct.total(key), rel=1e-3)
