@@ -214,6 +214,7 @@ def test_trim(photos, digits, tmp_path, caplog):
     assert json.loads(metadata(export_to(path, "whole"))["trimmed"]) == {}
 
 
+@pytest.mark.slow
 def test_stock_ultralytics_predicts_and_validates(trained, digits, tmp_path):
     path = tmp_path / "best.pt"
     path.write_bytes(trained.read_bytes())
