@@ -177,9 +177,8 @@ class _Graph(CountedModel):
         elif imgsz and {self.height, self.width} != {imgsz}:
             raise ValueError(f"imgsz={imgsz}, but {file} takes {self.height} x {self.width} images; leave imgsz away")
         self.ceilings = {name: int(graph.graph[codes].high.max()) for name, codes in self.codes.items()}
-        self.operands = {name: "real" if name not in json.loads(noted["planes"]) else "code" for name in self.layers}
-        if noted["graph"] == "spike":
-            self.operands |= {name: "binary" for name, what in self.operands.items() if what == "code"}
+        spiking, takes = json.loads(noted["planes"]), "binary" if noted["graph"] == "spike" else "code"
+        self.operands = {name: takes if name in spiking else "real" for name in self.layers}
         numbers = {key: json.loads(noted[key]) for key in ("D", "N", "T", "decay")}
         kind = next((k for k, v in SPIKING.items() if (v["D"], v["N"]) == (numbers["D"], numbers["N"])), "of its own")
         self.facts = {
@@ -192,22 +191,23 @@ class _Graph(CountedModel):
         """Return the tensor that enters each noted convolution, in codes, and the convolution's geometry."""
         codes = {graph.names[layer]: layer.codes for layer in graph.layers}
         shapes = {tensor.name: list(tensor.dims) for tensor in graph.model.graph.initializer}
+        names, spiking = json.loads(noted["grid"]), json.loads(noted["planes"])
+        factored = json.loads(noted.get("factored_weights", "{}"))
         found = {}
         for node in graph.model.graph.node:
             name = graph.name(node)
-            if node.op_type == "Conv" and name in json.loads(noted["grid"]) and name not in found:
+            if node.op_type == "Conv" and name in names and name not in found:
                 conv: Any = _geometry(node, shapes[node.input[1]])
-                conv.factored_weights = json.loads(noted.get("factored_weights", "{}")).get(name)
+                conv.factored_weights = factored.get(name)
                 found[name] = codes.get(name, node.input[0]), conv
-        found = {name: found[name] for name in json.loads(noted["grid"]) if name in found}  # in the network's order
-        missing = [name for name in json.loads(noted["planes"]) if noted["graph"] == "spike" and name not in codes]
-        missing += [name for name in json.loads(noted["grid"]) if name not in found]
+        missing = [name for name in spiking if noted["graph"] == "spike" and name not in codes]
+        missing += [name for name in names if name not in found]
         if missing:
             raise ValueError(
                 f"{self.file} is not the graph that was exported: {', '.join(missing[:3])} cannot be followed; "
                 f"see spikeyolo verify model={self.file}, and export it again"
             )
-        return found
+        return {name: found[name] for name in names}  # in the network's order
 
     def _forward(self, images: Batch, names: list[str]) -> dict[str, Tensor]:
         """Run a batch, filled up to the graph's size; return tensors of the images given."""
