@@ -1,7 +1,7 @@
 # yolo with the spikeyolo plugin; the PyTorch wheel brings CUDA, so the same image runs on a CPU and, with
 # `docker run --gpus all`, on a GPU.
 #   docker build -t spikeyolo .
-#   docker run --rm -v "$PWD/runs:/workspace/runs" spikeyolo yolo train model=ibra-spikeyolo-p.yaml data=photo-digits.yaml
+#   docker run --rm -v "$PWD:/workspace" spikeyolo predict model=ibra-spikeyolo-p.pt source=image.jpg
 FROM python:3.12-slim
 
 # OpenCV's shared libraries; a compiler for compile=True
@@ -10,8 +10,15 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 COPY . /src
-RUN pip install --no-cache-dir /src && spikeyolo checks
+RUN pip install --no-cache-dir /src && rm -rf /src
 
-ENV YOLO_AUTOINSTALL=false
+# No privileges. Settings are outside the volume and writable for any --user; weights, data sets and runs are inside.
+RUN useradd --create-home spikeyolo && mkdir -m 777 /settings /workspace
+ENV YOLO_AUTOINSTALL=false YOLO_CONFIG_DIR=/settings HOME=/workspace
+USER spikeyolo
+RUN yolo settings datasets_dir=/workspace/datasets weights_dir=/workspace/weights runs_dir=/workspace/runs \
+    && chmod -R a+rwX /settings && spikeyolo checks
+VOLUME /workspace
 WORKDIR /workspace
-CMD ["spikeyolo", "help"]
+ENTRYPOINT ["yolo"]
+CMD ["help"]

@@ -1,12 +1,20 @@
-"""The files that ship with the package: model, data set and training YAML."""
+"""The files that ship with the package: model, data set and training YAML, trained weights, a clip."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-CFG_DIR = next((d for d in (PACKAGE / "cfg", PACKAGE.parent / "cfg") if d.is_dir()), PACKAGE / "cfg")  # wheel, checkout
+
+
+def _folder(name: str) -> Path:
+    """Return a shipped folder: inside the package (wheel) or beside it (checkout)."""
+    return next((d for d in (PACKAGE / name, PACKAGE.parent / name) if d.is_dir()), PACKAGE / name)
+
+
+CFG_DIR, WEIGHTS_DIR = _folder("cfg"), _folder("weights")
 ARCHITECTURE = CFG_DIR / "models" / "spikeyolo.yaml"
+CLIP = WEIGHTS_DIR / "photo-digits.mp4"
 
 
 def find_cfg(name: str) -> Path | None:
@@ -14,3 +22,15 @@ def find_cfg(name: str) -> Path | None:
     if Path(name).name != name or not name.endswith((".yaml", ".yml")):
         return None
     return next(CFG_DIR.rglob(name), None)
+
+
+def find_weights(file: str | Path) -> Path:
+    """Return the file that a path means: our weights if it is their bare name and there is no such file, else itself.
+
+    What is made from shipped weights (an exported graph) belongs beside the bare name: into the current folder.
+    """
+    file = Path(file)
+    shipped = WEIGHTS_DIR / file.name
+    return (
+        shipped if file.name == str(file) and file.suffix == ".pt" and not file.exists() and shipped.is_file() else file
+    )

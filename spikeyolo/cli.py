@@ -77,6 +77,33 @@ def report(**options: Any) -> int:
     return 0 if result["complete"] else 130
 
 
+def coco(**options: Any) -> int:
+    """Evaluate a detector with COCO's metrics."""
+    from spikeyolo.evaluate import evaluate, summary
+
+    target = options["save_json"]
+    print(f"\n{summary(evaluate(options.pop('model'), **options))}")
+    if target:
+        print(f"\nResults for the evaluation server saved to {target}")
+    return 0
+
+
+def demo(**options: Any) -> int:
+    """Show boxes, spikes and energy on a video; 1 if the source broke, 130 if interrupted."""
+    from spikeyolo.video import demo
+
+    run = demo(options.pop("source"), **options)
+    ours, twin = (run.energy_pj[scheme] / run.frames / 1e6 for scheme in ("spikes", "ann"))
+    print(f"\n{run.frames} frames, {run.frames / run.seconds:.1f} per second")
+    print(f"per frame {run.spikes / run.frames:,.0f} spikes; energy, modelled ({options['preset']}):", end=" ")
+    print(f"{ours:,.4g} µJ on binary spikes, {twin:,.4g} µJ in the relu twin")
+    if run.target:
+        print(f"Results saved to {run.target}")
+    if run.problem:
+        print(f"spikeyolo demo: {run.problem}", file=sys.stderr)
+    return {"": 0, "interrupted": 130}.get(run.problem, 1)
+
+
 def show_help() -> int:
     """Print the words."""
     print("spikeyolo WORD key=value ...\n")
@@ -106,8 +133,23 @@ WORDS = {
         | {"project": "", "name": "report"},
         "count spikes exactly and estimate energy; model=a.pt,b.pt,c.onnx compares; imgsz=0: as trained; presets: all",
     ),
+    "demo": Word(
+        demo,
+        {"source": "", "model": "ibra-spikeyolo-p.pt", "imgsz": 0, "conf": 0.25, "iou": 0.7, "layer": ""}
+        | {"preset": "45nm-float32", "show": "auto", "save": "auto", "device": "", "project": "", "name": "demo"},
+        "boxes, spike planes and modelled energy on a camera (source=0), video, stream or folder; a clip by default",
+    ),
+    "coco": Word(
+        coco,
+        {"model": "", "images": "", "annotations": "", "imgsz": 0, "batch": 16, "conf": 0.001, "iou": 0.7}
+        | {"max_det": 300, "device": "", "save_json": "", "skip_missing": False},
+        "COCO metrics (pycocotools) of a .pt or .onnx on a COCO-format annotation file",
+    ),
     "help": Word(show_help, {}, "this text"),
 }
+
+
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def parse_arguments(name: str, word: Word, arguments: list[str]) -> dict[str, Any]:
@@ -124,8 +166,8 @@ def parse_arguments(name: str, word: Word, arguments: list[str]) -> dict[str, An
             raise ValueError(f"{argument!r} is not an argument of this word; usage: {usage}")
         kind = type(word.arguments[key])
         try:
-            values[key] = kind(value)
-        except ValueError:
+            values[key] = BOOLEANS[value.lower()] if kind is bool else kind(value)
+        except (ValueError, KeyError):
             raise ValueError(f"{key} must be of type {kind.__name__}, got {value!r}; usage: {usage}") from None
     return values
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,33 @@ from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import select_device
 
+from spikeyolo.assets import find_weights
 from spikeyolo.deployment import deploy, form_of
-from spikeyolo.export import sha256
+from spikeyolo.files import sha256
 from spikeyolo.images import Batch
 from spikeyolo.neurons import IBRALIF, SPIKING
 from spikeyolo.onnx_files import input_size, load, metadata, open_session
+from spikeyolo.plugin import use_all_cores
 from spikeyolo.recorder import record_spikes
 from spikeyolo.spike_graph import SpikeGraph
 from spikeyolo.spikes import LayerSpikes, Recording
 
 BATCH = 4  # images at once in PyTorch
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One run of a network.
+
+    Args:
+        outputs: Boxes (center, size; in pixels of the input) and scores, (B, 4 + classes, anchors).
+        layers: What entered every convolution.
+        codes: Codes (T*B, C, H, W) that entered the convolution asked for.
+    """
+
+    outputs: Tensor
+    layers: dict[str, LayerSpikes]
+    codes: Tensor | None
 
 
 class CountedModel(ABC):
@@ -36,11 +55,13 @@ class CountedModel(ABC):
         recording: What has been counted.
         facts: What it is: form, neuron, parameters and so on, for the head of a report.
         spiking: Whether it has neurons.
+        names: Classes.
         batch, height, width: Size of its input.
     """
 
     facts: dict[str, Any]
     spiking: bool
+    names: dict[int, str]
     batch: int
     height: int
     width: int
@@ -69,19 +90,19 @@ class CountedModel(ABC):
             return _Graph(path, imgsz)
         if path.suffix != ".pt":
             raise ValueError(f"model={file} is neither a checkpoint (.pt) nor an exported graph (.onnx)")
-        if not path.is_file():
+        if not find_weights(path).is_file():
             raise FileNotFoundError(
                 f"model={file} does not exist; train one with: yolo train model=ibra-spikeyolo-p.yaml"
             )
         return _Checkpoint(path, imgsz, device)
 
     @abstractmethod
-    def run(self, images: Batch) -> None:
-        """Count what enters every convolution on images (batch, 3, height, width) in [0, 1]."""
+    def observe(self, images: Batch, layer: str = "") -> Observation:
+        """Run on images (batch, 3, height, width) in [0, 1]; keep the codes that enter one convolution, if named."""
 
-    @abstractmethod
-    def emitted(self, images: Batch, layer: str) -> Tensor:
-        """Return the codes (T*B, C, H, W) that enter a convolution."""
+    def run(self, images: Batch) -> None:
+        """Count what enters every convolution on images."""
+        self.recording.add(self.observe(images).layers)
 
     @abstractmethod
     def val(self, **arguments: Any) -> dict[str, float]:
@@ -109,7 +130,10 @@ class _Checkpoint(CountedModel):
         self.device = select_device(device, verbose=False)
         self.network: Any = deploy(network) if self.spiking else network.eval().float()
         self.yolo.model = self.network
+        self.names = dict(network.names)
         self.network.to(self.device)
+        if self.device.type == "cpu":
+            use_all_cores()
         size: Any = imgsz or self.yolo.overrides.get("imgsz") or 640
         stride: Any = network.stride
         shape: Any = check_imgsz(size, stride=int(stride.max()), min_dim=2)
@@ -122,30 +146,24 @@ class _Checkpoint(CountedModel):
             neuron |= {key: values.pop() if len(values) == 1 else None for key, values in found.items()}
         self.facts = {"form": form, "neuron": neuron, "parameters": parameters}
 
-    def _forward(self, images: Batch) -> None:
-        with torch.no_grad():
-            self.network(torch.from_numpy(images).to(self.device))
-
-    def run(self, images: Batch) -> None:
-        with record_spikes(self.network) as recording:
-            self._forward(images)
-        # The codes of the integer graph: the planes of the spike graph are their bits.
-        self.recording.add({n: replace(a, operand="binary") if a.spiking else a for n, a in recording.layers.items()})
-        self.recording.uncounted |= recording.uncounted
-
-    def emitted(self, images: Batch, layer: str) -> Tensor:
+    def observe(self, images: Batch, layer: str = "") -> Observation:
         found: list[Tensor] = []
-        neuron: nn.Module = form_of(self.network).neurons[layer]
 
         def keep(module: nn.Module, inputs: Any, codes: Any) -> None:
             found.append(codes)
 
-        hook = neuron.register_forward_hook(keep)
-        try:
-            self._forward(images)
-        finally:
-            hook.remove()
-        return found[0].cpu()
+        with contextlib.ExitStack() as stack:
+            if layer:
+                neuron: nn.Module = form_of(self.network).neurons[layer]
+                stack.callback(neuron.register_forward_hook(keep).remove)
+            recording = stack.enter_context(record_spikes(self.network))
+            with torch.no_grad():
+                outputs = self.network(torch.from_numpy(images).to(self.device))
+        self.recording.uncounted |= recording.uncounted
+        # The codes of the integer graph: the planes of the spike graph are their bits.
+        layers = {n: replace(a, operand="binary") if a.spiking else a for n, a in recording.layers.items()}
+        boxes = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+        return Observation(boxes.cpu(), layers, found[0].cpu() if layer else None)
 
     def val(self, **arguments: Any) -> dict[str, float]:
         return _validate(self.yolo, imgsz=max(self.height, self.width), device=str(self.device), **arguments)
@@ -170,6 +188,8 @@ class _Graph(CountedModel):
         self.N = json.loads(noted["N"]) or 0.0
         self.layers = self._find_layers(graph, noted)
         self.codes = {name: codes for name, (codes, _) in self.layers.items()}
+        self.output = model.graph.output[0].name
+        self.names = ast.literal_eval(noted["names"])
         self.session = open_session(model, list(dict.fromkeys(self.codes.values())), optimise=True)
         shape = self.session.get_inputs()[0].shape
         if imgsz and all(isinstance(side, str) for side in shape[2:]):  # dynamic
@@ -217,8 +237,8 @@ class _Graph(CountedModel):
         kept = (torch.from_numpy(v).unflatten(0, (-1, len(full)))[:, :n].flatten(0, 1) for v in values)
         return dict(zip(names, kept, strict=True))
 
-    def run(self, images: Batch) -> None:
-        tensors = self._forward(images, list(dict.fromkeys(self.codes.values())))
+    def observe(self, images: Batch, layer: str = "") -> Observation:
+        tensors = self._forward(images, list(dict.fromkeys([self.output, *self.codes.values()])))
         counted = {}
         for name, (codes, conv) in self.layers.items():
             operand, x = self.operands[name], tensors[codes]
@@ -226,10 +246,7 @@ class _Graph(CountedModel):
             outputs = conv(x.to("meta")).numel()
             about = name, operand, D_N, N, self.T
             counted[name] = LayerSpikes.of(about, x if D_N else x != 0, conv, outputs)
-        self.recording.add(counted)
-
-    def emitted(self, images: Batch, layer: str) -> Tensor:
-        return self._forward(images, [self.codes[layer]])[self.codes[layer]]
+        return Observation(tensors[self.output], counted, tensors[self.codes[layer]] if layer else None)
 
     def val(self, **arguments: Any) -> dict[str, float]:
         size = max(self.height, self.width)
@@ -238,7 +255,7 @@ class _Graph(CountedModel):
 
 def describe(model: CountedModel) -> dict[str, Any]:
     """Return file, hash and what the model is."""
-    return {"file": str(model.file), "sha256": sha256(model.file), **model.facts}
+    return {"file": str(model.file), "sha256": sha256(find_weights(model.file)), **model.facts}
 
 
 def _geometry(node: Any, weight: list[int]) -> nn.Conv2d:

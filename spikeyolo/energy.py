@@ -6,7 +6,7 @@ Every scheme is a way to run the same layers on the same images; docs/energy.md 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from spikeyolo.spikes import LayerSpikes, Recording
 
@@ -103,14 +103,14 @@ class Energy:
     @property
     def total(self) -> float:
         """Everything together."""
-        return sum(asdict(self).values())
+        return sum(vars(self).values())
 
     def __add__(self, other: Energy) -> Energy:
-        ours, theirs = asdict(self), asdict(other)
-        return Energy(**{key: ours[key] + theirs[key] for key in ours})
+        theirs = vars(other)
+        return Energy(**{key: value + theirs[key] for key, value in vars(self).items()})
 
     def __truediv__(self, n: float) -> Energy:
-        return Energy(**{key: value / n for key, value in asdict(self).items()})
+        return Energy(**{key: value / n for key, value in vars(self).items()})
 
 
 def spikes_pj(layer: LayerSpikes, price: EnergyModel) -> Energy:

@@ -6,11 +6,8 @@ turns every convolution of codes into convolutions of binary planes that share i
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,9 @@ from onnx import helper, numpy_helper
 from ultralytics.utils import LOGGER, colorstr
 
 import spikeyolo
+from spikeyolo.assets import find_weights
 from spikeyolo.deployment import GRAPHS, DeployForm, deploy, form_of, trim
+from spikeyolo.files import sha256, whole_file
 from spikeyolo.fixed_point import CodeNeuron
 from spikeyolo.neurons import IBRALIF
 from spikeyolo.plugin import EXPORT_ARGUMENTS
@@ -91,7 +90,8 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
     if getattr(exporter.args, "trim", False):
         trim(exporter.model, _images(exporter))
     exporter.metadata |= describe(form, graph=graph, source=source)
-    with whole_file(source.with_suffix(".onnx")) as part:
+    target = source.with_suffix(".onnx")
+    with whole_file(target, "copy the checkpoint to a folder that you can write") as part:
         exporter.file = part
         stock()
         model = onnx.load(part)
@@ -101,43 +101,7 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
         onnx.save(model, part)
         _log(model, form, graph, part)
     exporter.file = source
-    return str(source.with_suffix(".onnx"))
-
-
-@contextlib.contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
-    """Give a path to write to; what is there in the end becomes the target in one step, or nothing does.
-
-    Raises:
-        OSError: If the target cannot be written.
-    """
-    if target.is_dir():
-        raise IsADirectoryError(f"cannot write {target}: it is a folder; rename it")
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent)
-    except OSError as e:
-        raise type(e)(f"cannot write {target}: {e.strerror}; copy the checkpoint to a folder that you can write") from e
-    with folder as name:
-        part = Path(name) / target.name
-        rename = _Rename(str(part), str(target))
-        LOGGER.addFilter(rename)  # Ultralytics tells where it writes: to the user that is the target
-        try:
-            yield part
-            part.replace(target)
-        finally:
-            LOGGER.removeFilter(rename)
-
-
-class _Rename(logging.Filter):
-    """Replace a text in log messages."""
-
-    def __init__(self, old: str, new: str):
-        super().__init__()
-        self.old, self.new = old, new
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = str(record.msg).replace(self.old, self.new)
-        return True
+    return str(target)
 
 
 def _images(exporter: Any) -> Iterator[torch.Tensor]:
@@ -173,14 +137,9 @@ def describe(form: DeployForm, *, graph: str, source: Path) -> dict[str, str]:
         "exact": json.dumps(sorted(form.inexact) or "worst case"),
         "weights_sha256": digest(weights),
         "source": source.name,
-        "source_sha256": sha256(source),
+        "source_sha256": sha256(find_weights(source)),
         "versions": json.dumps(versions | {"torch": torch.__version__, "onnx": onnx.__version__}),
     }
-
-
-def sha256(file: Path) -> str:
-    """Return the hash of a file, "" if there is none."""
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def digest(arrays: Mapping[str, list[Any]]) -> str:

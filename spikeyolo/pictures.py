@@ -185,7 +185,9 @@ def _entropy(label: str, layers: list[Model]) -> tuple[Figure, str]:
 def _spikes(model: CountedModel, layers: list[Model], image: Batch) -> tuple[Figure, str]:
     """Draw the planes of one layer on one image: among the layers of highest resolution the one of highest entropy."""
     layer = max(layers, key=lambda layer: (layer["codes"] / layer["channels"], layer["entropy"]))
-    codes = model.emitted(image, layer["name"])[0]
+    seen = model.observe(image, layer["name"])
+    assert seen.codes is not None
+    codes = seen.codes[0]
     channel = int(codes.flatten(1).std(1).argmax())
     code = codes[channel].numpy()
     planes = to_planes(codes[channel], layer["planes"]).numpy()

@@ -17,7 +17,7 @@ from typing import Any
 
 import _spikeyolo_hook as hook
 from _spikeyolo_hook import DISABLE
-from spikeyolo.assets import find_cfg
+from spikeyolo.assets import find_cfg, find_weights
 
 TESTED = ("8.4.120", "8.4.190")  # first and last release that the test suite has run with
 BELOW = "8.5"
@@ -193,6 +193,8 @@ def _patch_models(undo: list[Callable[[], object]]) -> None:
         def patched(weight, *args, **kwargs):
             _allow_safe_loading()
             try:
+                if (shipped := find_weights(weight)) != Path(weight):
+                    return original(shipped, *args, **kwargs)[0], str(weight)  # what is made of it belongs elsewhere
                 return original(weight, *args, **kwargs)
             except (OSError, AttributeError) as e:
                 # Of some truncated files torch only says "Invalid argument"; Ultralytics trips over a pickled list.
@@ -320,17 +322,24 @@ def use_whole_cpu(engine: Any) -> None:
     callback also makes DDP workers import the plugin.
     """
     import torch
-    from ultralytics.utils import NUM_THREADS
 
     model = getattr(engine, "model", None)
     model = getattr(getattr(model, "backend", None), "model", model)  # inside AutoBackend
     if str(getattr(engine, "device", "")) != "cpu" or not is_spiking(model):
         return
+    use_all_cores()
+    if hasattr(engine, "optimizer") and isinstance(model, torch.nn.Module):  # the trainer
+        model.to(memory_format=torch.channels_last)
+
+
+def use_all_cores() -> None:
+    """Let torch use all cores of a small machine, unless somebody has set another number than Ultralytics does."""
+    import torch
+    from ultralytics.utils import NUM_THREADS
+
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if torch.get_num_threads() == NUM_THREADS < cpus <= 8:
         torch.set_num_threads(cpus)
-    if hasattr(engine, "optimizer") and isinstance(model, torch.nn.Module):  # the trainer
-        model.to(memory_format=torch.channels_last)
 
 
 def _warn_of_foreign_weights(model: Any, weights: Any) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,6 +21,7 @@ import spikeyolo
 from spikeyolo import pictures
 from spikeyolo.counting import CountedModel, describe
 from spikeyolo.energy import RIVALS, SCHEMES, EnergyModel, estimate, find_models, schemes_of
+from spikeyolo.files import whole_folder
 from spikeyolo.images import Batch, Images
 from spikeyolo.render import to_html, to_markdown
 from spikeyolo.spikes import LayerSpikes, Recording
@@ -79,7 +77,7 @@ def report(
     prices = find_models(preset)
     opened = [CountedModel.open(file, imgsz=imgsz, device=device) for file in files]
     _check_neurons(opened)
-    with _whole_folder(Path(project or RUNS_DIR) / name) as folder:
+    with whole_folder(Path(project or RUNS_DIR) / name) as folder:
         result: dict[str, Any] = {
             "note": "Energy is modelled, not measured.",
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -124,20 +122,6 @@ def _write(folder: Path, result: dict[str, Any], models: list[CountedModel], ima
 def _json(result: dict[str, Any]) -> str:
     """Return indented JSON with lists of numbers on one line each."""
     return re.sub(r"\[[^\[\]{}]*\]", lambda m: re.sub(r"\n\s*", "", m[0]), json.dumps(result, indent=1))
-
-
-@contextlib.contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """Give a folder beside the target to write to; it is deleted in the end, unless it was renamed."""
-    part = target.with_name(f".{target.name}-{os.getpid()}")
-    try:
-        part.mkdir(parents=True)
-    except OSError as e:
-        raise type(e)(f"cannot write to {target.parent}: {e.strerror}; choose another folder with project=") from e
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _check_neurons(models: list[CountedModel]) -> None:

@@ -118,9 +118,9 @@ class LayerSpikes:
         """Number of binary planes of a code."""
         return self.D_N.bit_length()
 
-    @property
+    @functools.cached_property
     def histogram(self) -> Counts:
-        """How often each code 0, 1, 2, ... was emitted."""
+        """How often each code 0, 1, 2, ... was emitted; not to be written to."""
         return functools.reduce(_sum, self.counts.values())
 
     @property
@@ -141,7 +141,7 @@ class LayerSpikes:
     @property
     def spikes(self) -> int:
         """Spikes in all binary planes."""
-        return int(self.spikes_per_plane.sum())
+        return int(self.histogram @ _spikes(len(self.histogram), self.planes))
 
     @property
     def unary_spikes(self) -> int:
@@ -151,7 +151,7 @@ class LayerSpikes:
     @property
     def synops(self) -> int:
         """Synaptic operations of the binary planes."""
-        return sum(s * int((_bits(len(row), self.planes) @ row).sum()) for s, row in self.counts.items())
+        return sum(s * int(row @ _spikes(len(row), self.planes)) for s, row in self.counts.items())
 
     @property
     def unary_synops(self) -> int:
@@ -277,6 +277,13 @@ def _sum(a: Counts | None, b: Counts | None) -> Counts:
     return total
 
 
+@functools.lru_cache(maxsize=4096)
 def _bits(codes: int, planes: int) -> Counts:
-    """Return which planes each of the codes 0, 1, ... has a spike in, (planes, codes)."""
+    """Return which planes each of the codes 0, 1, ... has a spike in, (planes, codes); not to be written to."""
     return to_planes(torch.arange(codes), max(planes, 1)).numpy().astype(np.int64)[:planes]
+
+
+@functools.lru_cache(maxsize=4096)
+def _spikes(codes: int, planes: int) -> Counts:
+    """Return how many spikes each of the codes 0, 1, ... is, (codes,); not to be written to."""
+    return _bits(codes, planes).sum(0)

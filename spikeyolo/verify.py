@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from spikeyolo.export import sha256
+from spikeyolo.assets import find_weights
+from spikeyolo.files import sha256
 from spikeyolo.images import Images
 from spikeyolo.intervals import Array
 from spikeyolo.onnx_files import input_size, load, open_session
@@ -29,7 +30,7 @@ def verify(
 
     Args:
         model: ONNX file, of whatever origin.
-        reference: Checkpoint (.pt) that was exported; by default the one beside the file, if it has the noted hash.
+        reference: Checkpoint (.pt) that was exported; by default the one beside the file (or ours) with the noted hash.
         source: Images, a folder or a video, as for ``yolo predict``; by default the images that Ultralytics ships.
         images: Largest number of images to run.
 
@@ -60,12 +61,12 @@ def verify(
 def _checkpoint(reference: str | Path, model: Path, metadata: dict[str, str]) -> Path | None:
     """Return the checkpoint to compare with, if there is one."""
     if reference:
-        if not Path(reference).is_file():
+        if not find_weights(reference).is_file():
             raise FileNotFoundError(f"reference={reference} does not exist")
         return Path(reference)
-    beside = model.with_name(metadata.get("source") or "none")
-    noted = metadata.get("source_sha256")
-    return beside if noted and beside.is_file() and sha256(beside) == noted else None
+    source, noted = metadata.get("source") or "none", metadata.get("source_sha256")
+    candidates = model.with_name(source), find_weights(source)  # beside it, or shipped
+    return next((file for file in candidates if noted and sha256(file) == noted), None)
 
 
 def _deployed(checkpoint: Path) -> Any:

@@ -65,10 +65,12 @@ def test_photo_digits_of_ones_own_size(tmp_path, capsys, spikeyolo):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fly"], "unknown word 'fly'; words are checks, photo-digits, verify, report, help, benchmark"),
+        (["fly"], "unknown word 'fly'; words are checks, photo-digits, verify, report, demo, coco, help, benchmark"),
         (["checks", "x=1"], "'x=1' is not an argument of this word; usage: spikeyolo checks"),
         (["photo-digits", "train"], "'train' is not an argument"),
         (["photo-digits", "train=many"], "train must be of type int, got 'many'"),
+        (["coco", "skip_missing=maybe"], "skip_missing must be of type bool, got 'maybe'"),
+        (["coco", "model=gone.pt", "images=.", "annotations=x.json"], "model=gone.pt does not exist"),
         (["photo-digits", "train=0"], "train must be a whole number >= 1, got 0"),
     ],
 )
@@ -88,6 +90,17 @@ def test_refuses_to_train_where_the_plugin_is_off(spikeyolo, monkeypatch, capsys
     monkeypatch.setattr(ultralytics, "__version__", "8.3.1")
     assert spikeyolo("train", "model=ibra-spikeyolo-p.yaml") == 1
     assert "ultralytics 8.3.1 is too old" in capsys.readouterr().err
+
+
+def test_coco_prints_the_numbers_and_writes_results(digits, tmp_path, spikeyolo, capsys):
+    folder, target = digits.parent, tmp_path / "r.json"
+    where = f"images={folder / 'images/val'}", f"annotations={folder / 'annotations/instances_val.json'}"
+    words = "imgsz=64", f"save_json={target}", "skip_missing=True"
+    assert spikeyolo("coco", "model=ibra-spikeyolo-p.pt", *where, *words) == 0
+    out = capsys.readouterr().out
+    assert "AP at IoU 0.50:0.95" in out
+    assert f"Results for the evaluation server saved to {target}" in out
+    assert {"image_id", "category_id", "bbox", "score"} == json.loads(target.read_text())[0].keys()
 
 
 def test_words_of_yolo_pass_through(tmp_path, trained):

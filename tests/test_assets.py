@@ -1,0 +1,100 @@
+"""Shipped weights: by name from anywhere, as their cards say, and nothing written beside them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ultralytics import YOLO
+from ultralytics.nn.tasks import torch_safe_load
+
+from spikeyolo.assets import CLIP, WEIGHTS_DIR, find_weights
+from spikeyolo.files import sha256
+from spikeyolo.verify import verify
+
+NAMES = [f"{neuron}-spikeyolo-p" for neuron in ("ibra", "ilif", "lif", "relu", "silu")]
+SHIPPED = "ibra-spikeyolo-p.pt"
+
+
+def card(name: str) -> dict:
+    return json.loads((WEIGHTS_DIR / f"{name}.json").read_text())
+
+
+def test_a_bare_name_means_the_shipped_file_unless_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_weights(SHIPPED) == WEIGHTS_DIR / SHIPPED
+    for other in ("gone.pt", f"./folder/{SHIPPED}", "ibra-spikeyolo-p.onnx", str(tmp_path / SHIPPED)):
+        assert find_weights(other) == Path(other)
+    Path(SHIPPED).touch()
+    assert find_weights(SHIPPED) == Path(SHIPPED)
+
+
+def test_what_is_made_from_shipped_weights_belongs_to_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(WEIGHTS_DIR.iterdir())
+    ckpt, file = torch_safe_load(SHIPPED)
+    assert (file, ckpt["epoch"]) == (SHIPPED, -1)
+    target = YOLO(SHIPPED).export(format="onnx", imgsz=32, graph="integer")
+    assert target == "ibra-spikeyolo-p.onnx"
+    assert sorted(f.name for f in tmp_path.iterdir()) == [target]
+    assert sorted(WEIGHTS_DIR.iterdir()) == before
+    checks = [c for c in verify(target, images=1) if c.name == "weights"]
+    assert len(checks) == 1  # it was compared with the shipped checkpoint, which it names
+    assert not checks[0].problems
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_small_and_those_of_their_card(name):
+    file, about = WEIGHTS_DIR / f"{name}.pt", card(name)
+    assert about["sha256"] == sha256(file)
+    assert about["bytes"] == file.stat().st_size < 4e6
+    ckpt = torch.load(file, weights_only=False)
+    assert ckpt.keys().isdisjoint({"optimizer", "ema"})
+    assert {p.dtype for p in ckpt["model"].parameters()} == {torch.float16}
+    assert ckpt["train_args"]["imgsz"] == about["evaluation"]["imgsz"]
+    assert about["data"]["sha256_of_pixels_and_labels"].startswith("93015cb3e0945af0")  # as tests/test_data.py has it
+    assert about["counts"]["parameters"] == sum(p.numel() for p in ckpt["model"].parameters())
+    assert b"/tmp/" not in file.read_bytes()  # no path of the machine that trained it
+
+
+def test_all_were_trained_alike():
+    cards = [card(name) for name in NAMES]
+    for key in ("data", "arguments", "recipe"):
+        assert all(about[key] == cards[0][key] for about in cards)
+    budgets = [[(cycle["epochs"], cycle["seed"]) for cycle in about["cycles"]] for about in cards]
+    assert all(budget == budgets[0] for budget in budgets)
+
+
+def test_the_tables_are_those_of_the_cards():
+    for file in (WEIGHTS_DIR / "README.md", WEIGHTS_DIR.parent / "README.md"):
+        text = file.read_text()
+        for name in NAMES:
+            numbers = card(name)["evaluation"]
+            assert f"| {numbers['mAP50']:.4f} | {numbers['mAP50-95']:.4f} |" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_number_on_the_card_comes_out_again(name):
+    metrics = YOLO(f"{name}.pt").val(data="photo-digits.yaml", plots=False, verbose=False).box
+    wanted = card(name)["evaluation"]
+    assert abs(metrics.map50 - wanted["mAP50"]) < 1e-3
+    assert abs(metrics.map - wanted["mAP50-95"]) < 1e-3
+
+
+@pytest.mark.slow
+def test_coco_metrics_of_the_whole_split():
+    from ultralytics.data.utils import check_det_dataset
+
+    from spikeyolo.evaluate import evaluate
+
+    folder = Path(check_det_dataset("photo-digits.yaml")["path"])
+    annotations = folder / "annotations/instances_val.json"
+    result = evaluate(SHIPPED, images=str(folder / "images/val"), annotations=str(annotations))
+    wanted = card(NAMES[0])["evaluation"]
+    assert abs(result.metrics["AP"] - wanted["mAP50-95"]) < 5e-3  # 101 precisions averaged, not integrated
+    assert abs(result.metrics["AP50"] - wanted["mAP50"]) < 1e-2
+
+
+def test_the_clip_ships():
+    assert CLIP.stat().st_size < 2e6
