@@ -73,13 +73,19 @@ def test_the_tables_are_those_of_the_cards():
             assert f"| {numbers['mAP50']:.4f} | {numbers['mAP50-95']:.4f} |" in text
 
 
+# With few levels, the rounding noise of other convolution kernels turns into flips: without oneDNN I-LIF moved
+# by 0.11 points of mAP50-95, LIF by 0.27, IBRA-LIF by 0.02, the relu twin not at all.
+TOLERANCES = {"ilif": 5e-3, "lif": 1e-2}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_the_number_on_the_card_comes_out_again(name):
-    metrics = YOLO(f"{name}.pt").val(data="photo-digits.yaml", plots=False, verbose=False).box
-    wanted = card(name)["evaluation"]
-    assert abs(metrics.map50 - wanted["mAP50"]) < 1e-3
-    assert abs(metrics.map - wanted["mAP50-95"]) < 1e-3
+@pytest.mark.parametrize(("name", "kernels"), [*((name, True) for name in NAMES), (NAMES[0], False)])
+def test_the_number_on_the_card_comes_out_again(name, kernels):
+    with torch.backends.mkldnn.flags(enabled=kernels):
+        metrics = YOLO(f"{name}.pt").val(data="photo-digits.yaml", plots=False, verbose=False).box
+    wanted, tolerance = card(name)["evaluation"], TOLERANCES.get(name.split("-")[0], 1e-3)
+    assert abs(metrics.map50 - wanted["mAP50"]) < tolerance
+    assert abs(metrics.map - wanted["mAP50-95"]) < tolerance
 
 
 @pytest.mark.slow
