@@ -79,6 +79,7 @@ TOLERANCES = {"ilif": 5e-3, "lif": 1e-2}
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")  # said by the switch of oneDNN itself
 @pytest.mark.parametrize(("name", "kernels"), [*((name, True) for name in NAMES), (NAMES[0], False)])
 def test_the_number_on_the_card_comes_out_again(name, kernels):
     with torch.backends.mkldnn.flags(enabled=kernels):
