@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ PATIENCE = 20.0  # seconds without a frame after which a live source has ended
 STREAMS = ("rtsp://", "rtmp://", "tcp://", "udp://", "http://", "https://")
 
 
-class Frames:
+class Frames(ABC):
     """Frames (H, W, 3), BGR, of a source, until it ends.
 
     Attributes:
@@ -55,9 +56,10 @@ class Frames:
             return _Capture(source)
         return _Pictures(source)
 
-    def __iter__(self) -> Iterator[Picture]:
-        raise NotImplementedError
+    @abstractmethod
+    def __iter__(self) -> Iterator[Picture]: ...
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the source."""
 
@@ -76,6 +78,9 @@ class _Pictures(Frames):
         yield from self.images
         if skipped := self.images.skipped:
             self.problem = f"{len(skipped)} files could not be read: {', '.join(skipped[:3])}"
+
+    def close(self) -> None:
+        """Files are closed already."""
 
 
 class _Capture(Frames):

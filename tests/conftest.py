@@ -1,4 +1,5 @@
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,18 @@ PICO = "ibra-spikeyolo-p.yaml"
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(name="spikeyolo")
+def run_spikeyolo(monkeypatch):
+    """Run a command line in this process; return the exit code."""
+    from spikeyolo import cli
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["spikeyolo", *map(str, words)])
+        return cli.main()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -10,17 +10,6 @@ import _spikeyolo_hook
 from spikeyolo import checks, cli
 
 
-@pytest.fixture
-def spikeyolo(monkeypatch):
-    """Run a command line in this process; return the exit code."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["spikeyolo", *words])
-        return cli.main()
-
-    return run
-
-
 def test_help_names_every_word(capsys, spikeyolo):
     for argv in ([], ["help"], ["--help"]):
         assert spikeyolo(*argv) == 0

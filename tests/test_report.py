@@ -1,6 +1,5 @@
 import json
 import re
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,7 @@ import torch
 from conftest import IBRA, calibrated, write_small
 from ultralytics import YOLO
 
-from spikeyolo import cli, counting, pictures
+from spikeyolo import counting, pictures
 from spikeyolo.counting import CountedModel
 from spikeyolo.images import Images
 from spikeyolo.onnx_files import load, open_session
@@ -39,17 +38,6 @@ def files(tmp_path_factory, photos):
         model.ckpt = {"train_args": {"imgsz": 64, "task": "detect"}}
         model.save(folder / f"{name}.pt")
     return folder
-
-
-@pytest.fixture
-def spikeyolo(monkeypatch):
-    """Run a command line in this process; return the exit code."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["spikeyolo", *map(str, words)])
-        return cli.main()
-
-    return run
 
 
 @pytest.fixture

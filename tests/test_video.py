@@ -15,7 +15,7 @@ import torch
 from conftest import IBRA, calibrated, write_small
 from ultralytics import YOLO
 
-from spikeyolo import cli, sources, video
+from spikeyolo import sources, video
 from spikeyolo.assets import CLIP
 from spikeyolo.counting import CountedModel
 from spikeyolo.data import make_clip
@@ -45,17 +45,6 @@ def files(tmp_path_factory, photos):
 def no_display(monkeypatch):
     """Open no window, even where there is a display."""
     monkeypatch.setattr(video, "check_imshow", lambda: False)
-
-
-@pytest.fixture
-def spikeyolo(monkeypatch):
-    """Run a command line in this process; return the exit code."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["spikeyolo", *map(str, words)])
-        return cli.main()
-
-    return run
 
 
 def read(file: Path) -> list[np.ndarray]:
