@@ -6,6 +6,7 @@ import _spikeyolo_hook
 
 __version__ = "0.1.0"
 _MODULES = (
+    "annotations",
     "blocks",
     "coding",
     "convert",
@@ -13,22 +14,27 @@ _MODULES = (
     "data",
     "deployment",
     "energy",
+    "evaluate",
     "export",
+    "files",
     "fixed_point",
     "heads",
     "images",
     "intervals",
     "neurons",
     "onnx_files",
+    "panel",
     "parser",
     "pictures",
     "plugin",
     "recorder",
     "render",
     "report",
+    "sources",
     "spike_graph",
     "spikes",
     "verify",
+    "video",
 )
 _FUNCTIONS = {"deploy": "deployment", "record_spikes": "recorder"}
 

@@ -13,7 +13,8 @@ from pycocotools.cocoeval import COCOeval
 from ultralytics import YOLO
 
 from spikeyolo import evaluate as module
-from spikeyolo.evaluate import Detections, evaluate, match_classes, read_annotations, summary
+from spikeyolo.annotations import match_classes, read_annotations
+from spikeyolo.evaluate import Detections, evaluate, summary
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
 SHIPPED = "ibra-spikeyolo-p.pt"
