@@ -21,6 +21,7 @@ _MODULES = (
     "heads",
     "images",
     "intervals",
+    "kernels",
     "neurons",
     "onnx_files",
     "panel",

@@ -2,7 +2,7 @@
 
 LIF, I-LIF, IB-LIF and IBRA-LIF are one neuron with other numbers (Integer Binary-Range Alignment Neuron,
 arXiv 2506.05679): a code ``k`` in {0, ..., D_N} is emitted where the potential is rounded to steps of ``1 / N``.
-This module needs torch alone.
+This module and those that it imports need torch alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+
+from spikeyolo.kernels import straight_through
 
 MAX_D_N = 2**22 - 1  # up to here N * v rounds to the right code in float32
 DECAY = 0.25  # SpikeYOLO's membrane decay
@@ -58,46 +60,49 @@ def simulate(x: Tensor, emit: Callable[[Tensor], Tensor], *, T: int = 1, decay: 
         x = x.float()  # 511 codes do not fit into the 8 significant bits of bfloat16
     if T == 1:
         return emit(x)
-    if x.shape[0] % T:
-        raise ValueError(f"batch of {x.shape[0]} is not a multiple of T={T}; repeat the images T times (SpikeEncoder)")
+    _check_batch(x, T)
     v, *currents = x.chunk(T)  # not unflatten: its ONNX form freezes the batch and image size
     spikes = [emit(v)]
     for current in currents:
-        v = torch.add(current, v - spikes[-1], alpha=decay)
+        v = (v - spikes[-1]) * decay + current  # operation by operation: a fused one would round otherwise
         spikes.append(emit(v))
     return torch.cat(spikes)
 
 
-class _StraightThrough(torch.autograd.Function):
-    """The neuron with its straight-through gradient; one byte per element is kept for backward.
+def _check_batch(x: Tensor, T: int) -> None:
+    if x.shape[0] % T:
+        raise ValueError(f"batch of {x.shape[0]} is not a multiple of T={T}; repeat the images T times (SpikeEncoder)")
 
-    do[t]/dv[t] = 1 where 0 <= v[t] <= D, else 0 (Eq. 16); the reset term o[t-1] carries no gradient.
+
+class _StraightThrough(torch.autograd.Function):
+    """The neuron with its straight-through gradient, for compilers, which fuse it; `kernels` has it for eager mode.
+
+    do[t]/dv[t] = 1 where 0 <= v[t] <= D, else 0 (Eq. 16); the reset term o[t-1] carries no gradient. One byte per
+    element is kept for backward.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, N: float, D_N: int, T: int, decay: float) -> Tensor:
+    def forward(ctx, x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
         windows = []
 
         def emit(v: Tensor) -> Tensor:
             # Clipping first gives the same codes as `fire` and, by one comparison, the gradient window.
             clipped = v.clamp(0, D_N / N)
-            windows.append((clipped == v).view(torch.uint8))  # uint8 turns into a factor three times faster than bool
-            return clipped.mul_(N).round_().div_(N)
+            windows.append((clipped == v).to(v.dtype).to(torch.int8))  # compilers vectorise this, but no bool
+            return (clipped * N).round().div(N)
 
-        spikes = simulate(x, emit, T=T, decay=decay)
+        spikes = simulate(x, emit, T=T, decay=decay).to(dtype)
         ctx.save_for_backward(*windows)
-        ctx.decay = decay
+        ctx.decay, ctx.dtype, ctx.computed = decay, x.dtype, torch.promote_types(x.dtype, torch.float32)
         return spikes
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         windows = ctx.saved_tensors
-        if len(windows) == 1:
-            return windows[0].to(grad.dtype).mul_(grad), None, None, None, None
-        steps = [w.to(grad.dtype).mul_(g) for w, g in zip(windows, grad.chunk(len(windows)), strict=True)]
+        steps = [g * w.to(ctx.computed) for w, g in zip(windows, grad.chunk(len(windows)), strict=True)]
         for t in reversed(range(len(steps) - 1)):
-            steps[t].add_(steps[t + 1], alpha=ctx.decay)
-        return torch.cat(steps), None, None, None, None
+            steps[t] = steps[t] + ctx.decay * steps[t + 1]
+        return torch.cat(steps).to(ctx.dtype), None, None, None, None, None
 
 
 class IBRALIF(nn.Module):
@@ -112,8 +117,8 @@ class IBRALIF(nn.Module):
         decay: Membrane decay between timesteps, 0 to 1.
 
     Shape:
-        Input and output (T*B, ...). Outputs are spike values ``k / N``: in the dtype of the input, but float32 under
-        autocast, so that no code is lost before the convolution casts it.
+        Input and output (T*B, ...). Outputs are spike values ``k / N`` in the dtype of the input, but float32 under
+        autocast where that dtype could not tell the codes apart: float16 holds 1024 codes, bfloat16 128.
 
     Raises:
         ValueError: For numbers that make no neuron.
@@ -151,13 +156,22 @@ class IBRALIF(nn.Module):
         """Number of binary planes that hold a code."""
         return self.D_N.bit_length()
 
+    def fits(self, dtype: torch.dtype) -> bool:
+        """Return whether spike values of this floating-point type still tell all codes apart."""
+        numbers = torch.finfo(dtype)
+        return self.D_N * numbers.eps < 1 and numbers.max >= self.D and self.N * numbers.tiny <= 1
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the spike values of input currents ``x``, shape (T*B, ...)."""
+        dtype = x.dtype
+        if torch.is_autocast_enabled(x.device.type) and not self.fits(dtype):
+            dtype = torch.float32
         if x.requires_grad and torch.is_grad_enabled():
-            spikes = _StraightThrough.apply(x, self.N, self.D_N, self.T, self.decay)
-        else:  # no gradient wanted: plain operations, which the ONNX and TorchScript exporters can trace
-            spikes = simulate(x, lambda v: fire(v, self.N, self.D_N).div_(self.N), T=self.T, decay=self.decay)
-        return spikes if torch.is_autocast_enabled(x.device.type) else spikes.to(x.dtype)
+            _check_batch(x, self.T)
+            through = _StraightThrough.apply if torch.compiler.is_compiling() else straight_through
+            return through(x, self.N, self.D_N, self.T, self.decay, dtype)
+        # no gradient wanted: plain operations, which the ONNX and TorchScript exporters can trace
+        return simulate(x, lambda v: fire(v, self.N, self.D_N).div_(self.N), T=self.T, decay=self.decay).to(dtype)
 
     def extra_repr(self) -> str:
         """Return the numbers of the neuron."""

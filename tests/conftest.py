@@ -9,6 +9,10 @@ os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="spikeyolo-test
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # before triton is imported: its kernels run in its interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from ultralytics import YOLO
 
 import spikeyolo  # noqa: F401 (registers the plugin also where the start-up hook is not installed)

@@ -104,8 +104,19 @@ def test_exact_under_autocast(dtype, T):
     for requires_grad in (False, True):
         with torch.autocast("cpu", dtype):
             out = neuron(x.clone().requires_grad_(requires_grad))
-        assert out.dtype == torch.float32
+        assert out.dtype == (dtype if neuron.fits(dtype) else torch.float32)
         assert torch.equal((out.double() * 100).round(), codes)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 1023), (torch.bfloat16, 127)])
+@pytest.mark.parametrize("N", [1, 100, 64])
+def test_fits_says_whether_a_dtype_tells_the_codes_apart(dtype, most, N):
+    k = torch.arange(most + 1).double()
+    assert torch.equal(((k / N).to(dtype).double() * N).round(), k)
+    assert IBRALIF(most / N, N).fits(dtype)
+    assert not IBRALIF((most + 1) / N, N).fits(dtype)
+    assert not IBRALIF(1 / 2**20, 2**20).fits(torch.float16)  # below its normal numbers
+    assert not IBRALIF(70000, 1 / 70000).fits(torch.float16)  # above its largest
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

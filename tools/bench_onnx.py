@@ -9,31 +9,29 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
+import bench
 import numpy as np
-import onnx
 import onnxruntime
 import torch
-import ultralytics
 
-import spikeyolo
+import spikeyolo  # noqa: F401 (registers the plugin)
 
 GRAPHS = {"relu": ("relu", {}), "integer": ("ibra", {"graph": "integer"}), "spike": ("ibra", {"graph": "spike"})}
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def export(graph: str, scale: str, imgsz: int, folder: Path) -> dict[str, Any]:
+def export(graph: str, scale: str, imgsz: int, folder: Path, dynamic: bool) -> dict[str, Any]:
     """Export a graph of a network with random weights; return its file, size and the seconds it took."""
     from ultralytics import YOLO
 
@@ -47,7 +45,7 @@ def export(graph: str, scale: str, imgsz: int, folder: Path) -> dict[str, Any]:
             torch.nn.init.normal_(module.bias, 0, 0.3)
     os.chdir(folder)
     start = time.perf_counter()
-    file = Path(model.export(format="onnx", imgsz=imgsz, **arguments)).resolve()
+    file = Path(model.export(format="onnx", imgsz=imgsz, dynamic=dynamic, **arguments)).resolve()
     return {
         "file": str(file),
         "export_s": time.perf_counter() - start,
@@ -59,7 +57,7 @@ def export(graph: str, scale: str, imgsz: int, folder: Path) -> dict[str, Any]:
 def session(file: str) -> Any:
     """Open a graph with all cores and every optimisation."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = CORES
+    options.intra_op_num_threads = bench.CORES
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
@@ -77,7 +75,7 @@ def peak_memory(file: str, imgsz: int) -> float:
         "x = numpy.zeros((1, 3, int(sys.argv[2]), int(sys.argv[2])), 'f'); s.run(None, {'images': x})\n"
         "s.run(None, {'images': x}); print(open('/proc/self/status').read())"
     )
-    arguments = [sys.executable, "-c", code, file, str(imgsz), str(CORES)]
+    arguments = [sys.executable, "-c", code, file, str(imgsz), str(bench.CORES)]
     return peak_of(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
 
 
@@ -89,9 +87,9 @@ def peak_of(status: str) -> float:
     return float(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def export_apart(graph: str, scale: str, imgsz: int, folder: Path) -> dict[str, Any]:
+def export_apart(graph: str, scale: str, imgsz: int, folder: Path, *, dynamic: bool = False) -> dict[str, Any]:
     """Export a graph in a process of its own, to know its peak memory."""
-    command = [sys.executable, __file__, "export", graph, scale, str(imgsz), str(folder)]
+    command = [sys.executable, __file__, "export", json.dumps([graph, scale, imgsz, str(folder), dynamic])]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[2:])} failed:\n{done.stderr[-2000:]}")
@@ -121,21 +119,15 @@ def measure(scale: str, imgsz: int, rounds: int) -> dict[str, Any]:
             found[graph] = export_apart(graph, scale, imgsz, folder)
             found[graph]["peak_mb"] = peak_memory(found[graph]["file"], imgsz)
         sessions = {graph: session(f["file"]) for graph, f in found.items()}
-        times = {graph: [] for graph in GRAPHS}
-        for i in range(rounds + 1):
-            for graph, opened in sessions.items():
-                seconds = time_block(opened, image(imgsz))
-                if i:  # the first round warms up
-                    times[graph].append(seconds)
+        runs = {graph: partial(time_block, opened, image(imgsz)) for graph, opened in sessions.items()}
+        times = bench.interleave(runs, rounds)
     for graph in GRAPHS:
         found[graph]["ms"] = 1000 * statistics.median(times[graph])
         del found[graph]["file"]
     row: dict[str, Any] = {"scale": scale, "imgsz": imgsz, "graphs": found}
     for one, other in (("integer", "relu"), ("spike", "integer")):
-        ratios = [a / b for a, b in zip(times[one], times[other], strict=True)]
         row[f"{one}/{other}"] = {
-            "time": statistics.median(ratios),
-            "time_spread": [min(ratios), max(ratios)],
+            "time": bench.ratio(times[one], times[other]),
             "memory": found[one]["peak_mb"] / found[other]["peak_mb"],
             "file": found[one]["megabytes"] / found[other]["megabytes"],
         }
@@ -144,8 +136,7 @@ def measure(scale: str, imgsz: int, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark."""
-    options = {"scales": "p,n", "imgsz": "320,640", "rounds": "7", "out": "bench_onnx.json"}
-    options |= dict(argument.split("=", 1) for argument in sys.argv[1:])
+    options = bench.options(scales="p,n", imgsz="320,640", rounds="7", out="bench_onnx.json")
     rows = []
     print(
         "| scale | image | relu, ms | integer, ms | spike, ms | integer / relu | spike / integer | memory, MB | "
@@ -156,26 +147,20 @@ def main() -> None:
             row = measure(scale, int(imgsz), int(options["rounds"]))
             rows.append(row)
             g, cheap, dear = row["graphs"], row["integer/relu"], row["spike/integer"]
-
-            def ratio(r: dict[str, Any]) -> str:
-                return f"{r['time']:.2f} ({r['time_spread'][0]:.2f} to {r['time_spread'][1]:.2f})"
-
+            ratios = f"{bench.show_ratio(cheap['time'])} | {bench.show_ratio(dear['time'])}"
             print(
                 f"| {scale} | {imgsz} | {g['relu']['ms']:.0f} | {g['integer']['ms']:.0f} | {g['spike']['ms']:.0f} "
-                f"| {ratio(cheap)} | {ratio(dear)} | {g['spike']['peak_mb']:.0f} | {dear['memory']:.2f} "
+                f"| {ratios} | {g['spike']['peak_mb']:.0f} | {dear['memory']:.2f} "
                 f"| {g['spike']['megabytes']:.1f} | {dear['file']:.3f} | {g['spike']['export_s']:.0f} "
                 f"| {g['spike']['export_peak_mb']:.0f} |",
                 flush=True,
             )
-    versions = {module.__name__: module.__version__ for module in (spikeyolo, ultralytics, torch, onnx, onnxruntime)}
-    machine = {"processor": platform.processor() or platform.machine(), "threads": CORES}
-    Path(options["out"]).write_text(
-        json.dumps({"versions": versions, "machine": machine, "options": options, "rows": rows}, indent=2) + "\n"
-    )
+    bench.write(options["out"], rows, options, "ultralytics", "onnx", "onnxruntime")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["export"]:
-        print(json.dumps(export(sys.argv[2], sys.argv[3], int(sys.argv[4]), Path(sys.argv[5]))))
+        graph, scale, imgsz, folder, dynamic = json.loads(sys.argv[2])
+        print(json.dumps(export(graph, scale, imgsz, Path(folder), dynamic)))
     else:
         main()

@@ -8,21 +8,16 @@ bench_spikes.json.
 
 from __future__ import annotations
 
-import json
-import platform
 import statistics
-import sys
 import time
 import tracemalloc
-from pathlib import Path
 
+import bench
 import numpy as np
 import torch
-import ultralytics
 from ultralytics import YOLO
 from ultralytics.utils import ASSETS
 
-import spikeyolo
 from spikeyolo.deployment import deploy
 from spikeyolo.images import Images
 from spikeyolo.recorder import record_spikes
@@ -44,8 +39,7 @@ def fitted(scale: str, images: torch.Tensor) -> torch.nn.Module:
 
 def main() -> None:
     """Run the benchmark."""
-    options = {"scales": "p,n", "imgsz": "160,320,640", "batch": "1,4", "rounds": "9"}
-    options |= dict(argument.split("=", 1) for argument in sys.argv[1:])
+    options = bench.options(scales="p,n", imgsz="160,320,640", batch="1,4", rounds="9", out="bench_spikes.json")
     rows = []
     print("| scale | image | batch | forward, ms | recording, ms | ratio (min to max) | kept, kB |")
     print("|---" * 7 + "|")
@@ -59,12 +53,10 @@ def main() -> None:
                     {"scale": scale, "imgsz": size, "batch": batch} | measure(network, x, int(options["rounds"]))
                 )
                 r = rows[-1]
-                spread = f"{r['ratio']:.2f} ({min(r['ratios']):.2f} to {max(r['ratios']):.2f})"
+                spread = bench.show_ratio(r["ratio"])
                 times = f"{r['forward_ms']:.0f} | {r['recording_ms']:.0f}"
                 print(f"| {scale} | {size} | {batch} | {times} | {spread} | {r['kept_kb']:.0f} |", flush=True)
-    versions = {"torch": torch.__version__, "ultralytics": ultralytics.__version__, "spikeyolo": spikeyolo.__version__}
-    result = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    Path("bench_spikes.json").write_text(json.dumps(result | versions | {"rows": rows}, indent=1) + "\n")
+    bench.write(options["out"], rows, options, "ultralytics")
 
 
 def measure(network: torch.nn.Module, x: torch.Tensor, rounds: int) -> dict:
@@ -85,12 +77,10 @@ def measure(network: torch.nn.Module, x: torch.Tensor, rounds: int) -> dict:
         kept = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
     assert spikes.images == len(x)
-    ratios = [b / a for a, b in zip(plain[1:], recording[1:], strict=True)]
     return {
         "forward_ms": 1e3 * statistics.median(plain[1:]),
         "recording_ms": 1e3 * statistics.median(recording[1:]),
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
+        "ratio": bench.ratio(recording[1:], plain[1:]),
         "kept_kb": kept / 1e3,
     }
 

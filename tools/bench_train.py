@@ -1,40 +1,83 @@
-"""Benchmark: the training step of the spiking model against its relu twin, and images per second.
+"""Benchmark: the training step (forward, loss, backward) and its memory: ours, textbook neuron, relu and silu twin.
 
-Interleaved runs on the CPU, medians; prints a table and writes JSON. Example:
-    python tools/bench_train.py scales=p,n imgsz=192 batch=16 rounds=7 out=bench_train.json
+Interleaved runs, medians; each memory figure is taken in a process of its own. Prints a table, writes JSON. Examples:
+    python tools/bench_train.py scales=p,n,s imgsz=320 batch=4 rounds=7
+    python tools/bench_train.py scales=s imgsz=640 batch=16 device=cuda amp=True
+Further arguments: T=1,4 (timesteps of ours), layout=contiguous_format. On a CPU the network is in channels_last, as
+`yolo train` puts it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("YOLO_OFFLINE", "true")
 
+import bench
 import torch
-import ultralytics
+from naive_neuron import make_naive
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import DEFAULT_CFG
+from ultralytics.utils import DEFAULT_CFG, YAML
 
-import spikeyolo
+from spikeyolo.assets import ARCHITECTURE
+from spikeyolo.neurons import NeuronConfig
+
+ANNS = ("relu", "silu")
+IMAGES_WITH = 3  # objects per image
 
 
-def make_step(name: str, batch: dict[str, torch.Tensor], layout: torch.memory_format):
-    """Return a function that does one forward, loss and backward of a model."""
-    model = DetectionModel(name, verbose=False).train().to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-    setattr(model, "args", DEFAULT_CFG)  # noqa: B010 (as the trainer does)
+def network(name: str, scale: str, T: int, options: dict[str, str]) -> Any:
+    """Make a network in training mode."""
+    config = NeuronConfig.preset(name if name in ANNS else "ibra-lif")
+    neuron = {"type": name} if name in ANNS else {"type": config.type, "D": config.D, "N": config.N, "T": T}
+    torch.manual_seed(0)
+    architecture: Any = YAML.load(str(ARCHITECTURE)) | {"neuron": neuron, "scale": scale}
+    model: Any = DetectionModel(architecture, verbose=False)
+    if name == "naive":
+        make_naive(model)
+    model.args = DEFAULT_CFG  # as the trainer does
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(".dfl" not in parameter_name)
+    layout = options["layout"] or ("channels_last" if options["device"] == "cpu" else "contiguous_format")
+    return model.train().to(options["device"]).to(memory_format=getattr(torch, layout))
+
+
+def batch_of(options: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Return random images with objects."""
+    size, imgsz = int(options["batch"]), int(options["imgsz"])
+    torch.manual_seed(0)
+    batch = {
+        "img": torch.rand(size, 3, imgsz, imgsz),
+        "batch_idx": torch.arange(size).repeat_interleave(IMAGES_WITH).float(),
+        "cls": torch.randint(0, 80, (IMAGES_WITH * size, 1)).float(),
+        "bboxes": torch.rand(IMAGES_WITH * size, 4) * 0.4 + 0.3,
+    }
+    return {key: value.to(options["device"]) for key, value in batch.items()}
+
+
+def stepper(model: Any, batch: dict[str, torch.Tensor], options: dict[str, str]) -> Callable[[], float]:
+    """Return a function that does one step and says how many seconds it took."""
+    cuda = options["device"].startswith("cuda")
+    amp = options["amp"].lower() == "true"
+    scaler = torch.amp.GradScaler("cuda", enabled=amp and cuda)
 
     def step() -> float:
+        if cuda:
+            torch.cuda.synchronize()
         start = time.perf_counter()
-        loss, _ = model(batch)
-        loss.sum().backward()
+        with torch.autocast("cuda" if cuda else "cpu", enabled=amp):
+            loss = model(batch)[0].sum()
+        scaler.scale(loss).backward()
+        if cuda:
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         model.zero_grad()
         return seconds
@@ -42,61 +85,126 @@ def make_step(name: str, batch: dict[str, torch.Tensor], layout: torch.memory_fo
     return step
 
 
+def memory(name: str, scale: str, T: int, options: dict[str, str]) -> dict[str, float]:
+    """Return, in MB, what one step needs at most beyond the network, and what is kept from forward for backward.
+
+    To be called in a process of its own. The first number is what the system (or CUDA) gave, the second one counts the
+    tensors that autograd saves.
+    """
+    cuda = options["device"].startswith("cuda")
+    model, batch = network(name, scale, T, options), batch_of(options)
+    step = stepper(model, batch, options)
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers(), *batch.values())}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss = model(batch)[0].sum()
+    found = {"kept_mb": sum(size for address, size in kept.items() if address not in own) / 2**20}
+    del loss
+    if cuda:
+        step()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        found["peak_mb"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # from here on the peak counts (Linux)
+        before = _status("VmRSS")
+        step()
+        found["peak_mb"] = _status("VmHWM") - before
+    return found
+
+
+def _status(key: str) -> float:
+    return float(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0]) / 1024
+
+
+def memory_apart(name: str, scale: str, T: int, options: dict[str, str]) -> dict[str, float]:
+    """Take the memory figures in a process of its own."""
+    task = json.dumps([name, scale, T, options])
+    done = subprocess.run([sys.executable, __file__, "memory", task], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"memory of {name}-{scale} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(scale: str, options: dict[str, str]) -> list[dict[str, Any]]:
+    """Compare all networks of a scale."""
+    steps = [int(T) for T in options["T"].split(",")]
+    contenders = [("ours", T) for T in steps] + [("naive", steps[0]), *((name, 1) for name in ANNS)]
+    batch = batch_of(options)
+    runs = {key: stepper(network(key[0], scale, key[1], options), batch, options) for key in contenders}
+    times = bench.interleave(runs, int(options["rounds"]))
+    ours = times["ours", steps[0]]
+    rows = []
+    for name, T in contenders:
+        seconds = times[name, T]
+        rows.append(
+            {
+                "scale": scale,
+                "network": name,
+                "T": T,
+                "step_s": statistics.median(seconds),
+                "images_per_s": int(options["batch"]) / statistics.median(seconds),
+                "to_ours": bench.ratio(seconds, ours),
+                "ours_to_it": bench.ratio(ours, seconds),
+            }
+            | memory_apart(name, scale, T, options)
+        )
+    return rows
+
+
 def main() -> None:
     """Run the benchmark."""
-    options = {"scales": "p,n", "imgsz": "192", "batch": "16", "rounds": "7", "out": "bench_train.json"}
-    options |= dict(argument.split("=", 1) for argument in sys.argv[1:])
-    imgsz, size, rounds = int(options["imgsz"]), int(options["batch"]), int(options["rounds"])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(cores)
-    torch.manual_seed(0)
-    batch = {
-        "img": torch.rand(size, 3, imgsz, imgsz),
-        "batch_idx": torch.arange(size).repeat_interleave(3).float(),
-        "cls": torch.randint(0, 80, (3 * size, 1)).float(),
-        "bboxes": torch.rand(3 * size, 4) * 0.4 + 0.3,
-    }
-    layouts = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-    rows = []
-    for scale in options["scales"].split(","):
-        steps = {
-            (neuron, layout): make_step(f"{neuron}-spikeyolo-{scale}.yaml", batch, layouts[layout])
-            for layout in layouts
-            for neuron in ("ibra", "relu")
-        }
-        times = {key: [] for key in steps}
-        for i in range(rounds + 1):
-            for key, step in steps.items():
-                seconds = step()
-                if i:  # the first round warms up
-                    times[key].append(seconds)
-        for layout in layouts:
-            ibra, relu = times["ibra", layout], times["relu", layout]
-            ratios = [a / b for a, b in zip(ibra, relu, strict=True)]
-            rows.append(
-                {
-                    "scale": scale,
-                    "layout": layout,
-                    "ibra_step_s": statistics.median(ibra),
-                    "relu_step_s": statistics.median(relu),
-                    "ratio": statistics.median(ratios),
-                    "ratio_spread": [min(ratios), max(ratios)],
-                    "ibra_images_per_s": size / statistics.median(ibra),
-                }
-            )
-    print("| scale | layout | ibra step, s | relu step, s | ratio (min to max) | images/s |\n|---|---|---|---|---|---|")
-    for r in rows:
-        spread = f"{r['ratio']:.2f} ({r['ratio_spread'][0]:.2f} to {r['ratio_spread'][1]:.2f})"
-        print(
-            f"| {r['scale']} | {r['layout']} | {r['ibra_step_s']:.3f} | {r['relu_step_s']:.3f} | {spread} "
-            f"| {r['ibra_images_per_s']:.1f} |"
-        )
-    versions = {"spikeyolo": spikeyolo.__version__, "ultralytics": ultralytics.__version__, "torch": torch.__version__}
-    machine = {"processor": platform.processor() or platform.machine(), "threads": cores}
-    Path(options["out"]).write_text(
-        json.dumps({"versions": versions, "machine": machine, "options": options, "rows": rows}, indent=2) + "\n"
+    options = bench.options(
+        scales="p,n,s",
+        imgsz="320",
+        batch="4",
+        T="1,4",
+        device="cpu",
+        amp="False",
+        layout="",
+        rounds="5",
+        out="bench_train.json",
     )
+    torch.set_num_threads(bench.CORES)
+    rows = [row for scale in options["scales"].split(",") for row in measure(scale, options)]
+    header = [
+        "scale",
+        "network",
+        "T",
+        "step, s",
+        "images/s",
+        "its time / ours",
+        "ours / its time",
+        "kept, MB",
+        "peak, MB",
+    ]
+    lines = [
+        [
+            r["scale"],
+            r["network"],
+            r["T"],
+            f"{r['step_s']:.3f}",
+            f"{r['images_per_s']:.1f}",
+            bench.show_ratio(r["to_ours"]),
+            bench.show_ratio(r["ours_to_it"]),
+            f"{r['kept_mb']:.0f}",
+            f"{r['peak_mb']:.0f}",
+        ]
+        for r in rows
+    ]
+    print(bench.table(header, lines))
+    bench.write(options["out"], rows, options, "ultralytics", device=options["device"])
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["memory"]:
+        torch.set_num_threads(bench.CORES)
+        print(json.dumps(memory(*json.loads(sys.argv[2]))))
+    else:
+        main()

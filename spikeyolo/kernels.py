@@ -1,0 +1,134 @@
+"""The neuron of training in as few passes over memory as possible, forward and backward.
+
+What :mod:`spikeyolo.neurons` states, computed faster: by one Triton kernel where there is a GPU for it, else by PyTorch
+in blocks that stay in the processor's cache from the first operation to the last. This module needs torch alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+CACHED = 2**18  # elements that a core's cache holds from one operation to the next (1 MB of float32)
+
+
+def straight_through(x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
+    """Run a neuron over T timesteps with its straight-through gradient.
+
+    The same codes as `spikeyolo.neurons.simulate` with `fire`, bit for bit, and the gradient of Eq. 16. For backward a
+    byte per element is kept, on a GPU with Triton a bit.
+
+    Args:
+        x: Input current, (T*B, ...), time-major.
+        N: Range-alignment factor.
+        D_N: Largest code.
+        T: Timesteps, a divisor of the first dimension.
+        decay: Membrane decay.
+        dtype: Of the spike values that are returned; float16 and bfloat16 inputs are computed in float32.
+
+    Returns:
+        Spike values, shape and layout of ``x``.
+    """
+    return _StraightThrough.apply(x, N, D_N, T, decay, dtype)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
+        ctx.T, ctx.decay, ctx.dtype = T, decay, x.dtype
+        ctx.layout = torch.contiguous_format
+        if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+            ctx.layout = torch.channels_last
+        ctx.kernels = _triton(x) or sys.modules[__name__]
+        spikes, windows = ctx.kernels.emit(x.contiguous(memory_format=ctx.layout), N, D_N, T, decay, dtype)
+        ctx.save_for_backward(windows)
+        return spikes
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (windows,) = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=ctx.layout)
+        return ctx.kernels.pull_back(grad, windows, ctx.T, ctx.decay, ctx.dtype), None, None, None, None, None
+
+
+def emit(x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the spike values of a neuron and the windows of its gradient.
+
+    Args:
+        x: Input current, (T*B, ...), dense and with the first dimension outermost in memory.
+        N: Range-alignment factor.
+        D_N: Largest code.
+        T: Timesteps.
+        decay: Membrane decay.
+        dtype: Of the spike values.
+
+    Returns:
+        Spike values, shape and layout of ``x``, and windows in the order of memory, (T, x.numel() / T), int8: 1 where
+        0 <= v <= D, else 0.
+    """
+    spikes = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    windows = torch.empty(T, x.numel() // T, dtype=torch.int8, device=x.device)
+    for currents, outputs, inside in _blocks(T, x, spikes, windows):
+        v = currents[0].to(spikes.dtype)
+        equal = torch.empty_like(v)
+        for t in range(T):
+            if t:
+                v = (v - outputs[t - 1]).mul_(decay).add_(currents[t])
+            # Clipping first gives the same codes as `fire` and, by one comparison, the window. A comparison that writes
+            # floats is vectorised, one that writes bool is not.
+            o = torch.clamp(v, 0, D_N / N, out=outputs[t])
+            inside[t].copy_(torch.eq(o, v, out=equal))
+            o.mul_(N).round_().div_(N)
+    return spikes.to(dtype), windows
+
+
+def pull_back(grad: Tensor, windows: Tensor, T: int, decay: float, dtype: torch.dtype) -> Tensor:
+    """Return the gradient of the input current, in ``dtype``, from that of the spike values; layouts as in `emit`.
+
+    dL/dx[t] = window[t] * dL/do[t] + decay * dL/dx[t+1]
+    """
+    out = torch.empty_like(grad, dtype=torch.promote_types(grad.dtype, torch.float32))
+    for grads, inside, outputs in _blocks(T, grad, windows, out):
+        for t in reversed(range(T)):
+            dx = outputs[t].copy_(inside[t]).mul_(grads[t])
+            if t + 1 < T:
+                dx.add_(outputs[t + 1], alpha=decay)
+    return out.to(dtype)
+
+
+def _blocks(T: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut dense tensors into views (T, n) of n elements per timestep that lie side by side in memory."""
+    per_timestep = tensors[0].numel() // T
+    n = CACHED * torch.get_num_threads() if tensors[0].device.type == "cpu" else max(per_timestep, 1)
+    return zip(*(x.as_strided((T, per_timestep), (per_timestep, 1)).split(n, dim=1) for x in tensors), strict=True)
+
+
+def _triton(x: Tensor) -> ModuleType | None:
+    """Return the Triton kernels if they can work on ``x``."""
+    if x.is_cuda and x.dtype in {torch.float32, torch.float16, torch.bfloat16}:
+        return _triton_on(x.device)
+    return None
+
+
+@functools.cache
+def _triton_on(device: torch.device) -> ModuleType | None:
+    try:
+        from spikeyolo import triton_kernels
+
+        triton_kernels.emit(torch.zeros(8, device=device), 1.0, 1, 1, 0.0, torch.float32)
+    except ImportError:  # there is none for every system
+        return None
+    except Exception as e:
+        warnings.warn(
+            f"Triton cannot compile for {device} ({type(e).__name__}: {e}); training goes on with PyTorch's kernels, "
+            "slower and with more memory. Remedy: install a C compiler, or a triton that fits torch and the driver.",
+            stacklevel=2,
+        )
+        return None
+    return triton_kernels
