@@ -7,10 +7,12 @@ Class paths are the checkpoint format: do not move them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv, Conv2, autopad
 
@@ -269,7 +271,8 @@ class SpikeSeparable(nn.Module):
 class SpikeBlock(nn.Module):
     """Residual block of full 3x3 convolutions (MS_AllConvBlock): (T*B, c, H, W) to the same shape.
 
-    x + separable(x), then x + conv2(conv1(x)) with conv1 c to c * ratio.
+    x + separable(x), then x + conv2(conv1(x)) with conv1 c to c * ratio. While its attribute ``checkpoint`` is true,
+    both branches keep nothing for backward but their input, see `recomputed`.
 
     Args:
         c: Channels.
@@ -279,6 +282,8 @@ class SpikeBlock(nn.Module):
             1 is the official initialisation.
         neuron: Makes the neurons.
     """
+
+    checkpoint = False
 
     def __init__(self, c: int, ratio: float = 4, k: int = 7, *, residual_gamma: float = 0.0, neuron: Neuron):
         super().__init__()
@@ -296,8 +301,41 @@ class SpikeBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add both branches to ``x``."""
+        if self.checkpoint and self.training and torch.is_grad_enabled():
+            x = x + recomputed(x, self.separable)
+            return x + recomputed(x, self.conv1, self.conv2)
         x = x + self.separable(x)
         return x + self.conv2(self.conv1(x))
+
+
+def recomputed(x: Tensor, *modules: nn.Module) -> Tensor:
+    """Run modules one after the other and keep only ``x`` for backward, which runs them again.
+
+    This is activation checkpointing. The second run leaves the running statistics of BatchNorms as the first one has
+    made them.
+    """
+    chain = nn.Sequential(*modules)
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), _frozen_statistics(chain)
+
+    return torch.utils.checkpoint.checkpoint(
+        chain, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+    )
+
+
+@contextmanager
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorms normalise by the batch, but not count it."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class SpikeRepBlock(SpikeBlock):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 import torch
@@ -69,11 +69,10 @@ def emit(x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype
         dtype: Of the spike values.
 
     Returns:
-        Spike values, shape and layout of ``x``, and windows in the order of memory, (T, x.numel() / T), int8: 1 where
-        0 <= v <= D, else 0.
+        Spike values and windows (int8: 1 where 0 <= v <= D, else 0), shape and layout of ``x``.
     """
     spikes = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
-    windows = torch.empty(T, x.numel() // T, dtype=torch.int8, device=x.device)
+    windows = torch.empty_like(x, dtype=torch.int8)
     for currents, outputs, inside in _blocks(T, x, spikes, windows):
         v = currents[0].to(spikes.dtype)
         equal = torch.empty_like(v)
@@ -102,11 +101,13 @@ def pull_back(grad: Tensor, windows: Tensor, T: int, decay: float, dtype: torch.
     return out.to(dtype)
 
 
-def _blocks(T: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut dense tensors into views (T, n) of n elements per timestep that lie side by side in memory."""
-    per_timestep = tensors[0].numel() // T
-    n = CACHED * torch.get_num_threads() if tensors[0].device.type == "cpu" else max(per_timestep, 1)
-    return zip(*(x.as_strided((T, per_timestep), (per_timestep, 1)).split(n, dim=1) for x in tensors), strict=True)
+def _blocks(T: int, *tensors: Tensor) -> Iterable[tuple[Sequence[Tensor], ...]]:
+    """Cut dense tensors into blocks: T views of each, one per timestep, on what lies side by side in memory."""
+    n = tensors[0].numel() // T
+    block = CACHED * torch.get_num_threads() if tensors[0].device.type == "cpu" else n
+    if T == 1 and n <= block:  # saves small tensors the views
+        return [tuple((x,) for x in tensors)]
+    return zip(*(x.as_strided((T, n), (n, 1)).split(max(block, 1), dim=1) for x in tensors), strict=True)
 
 
 def _triton(x: Tensor) -> ModuleType | None:

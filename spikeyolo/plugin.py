@@ -6,6 +6,8 @@ can be undone by `unregister`. Each patched function passes everything that is n
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import inspect
 import os
@@ -39,6 +41,7 @@ ANCHORS = {  # what is patched or relied upon: parameters that must be there, in
     "ultralytics.engine.exporter:Exporter.get_int8_calibration_dataloader": ("self", "prefix"),
 }
 EXPORT_ARGUMENTS = ("graph", "trim")  # what yolo export takes in addition
+TRAIN_ARGUMENTS = ("checkpoint",)  # and yolo train
 
 _undo: dict[str, list[Callable[[], object]]] = {}  # by patched module
 
@@ -248,11 +251,11 @@ def _patch_models(undo: list[Callable[[], object]]) -> None:
 
 
 def _patch_arguments(undo: list[Callable[[], object]]) -> None:
-    """``yolo export`` takes the arguments that our exporter adds."""
+    """``yolo export`` and ``yolo train`` take the arguments that we add."""
 
     def wrap(check_dict_alignment):
         def patched(base, custom, e=None, allowed_custom_keys=None):
-            added = EXPORT_ARGUMENTS if custom.get("mode") == "export" else ()
+            added = {"export": EXPORT_ARGUMENTS, "train": TRAIN_ARGUMENTS}.get(custom.get("mode"), ())
             ours = {key: custom.pop(key) for key in added if key in custom}
             try:
                 return check_dict_alignment(base, custom, e, allowed_custom_keys)  # which renames keys in place
@@ -318,8 +321,8 @@ def use_whole_cpu(engine: Any) -> None:
     """Let a spiking model on the CPU use all of it; a callback of trainer and predictor.
 
     Ultralytics leaves one core to data loader workers, but starts none on a CPU: of two cores one is idle. In training,
-    channels_last makes the depthwise convolutions faster (tools/bench_train.py). Being pickled by reference, this
-    callback also makes DDP workers import the plugin.
+    channels_last makes the depthwise convolutions faster, and kept memory every large step (docs/speed.md). Being
+    pickled by reference, this callback also makes DDP workers import the plugin.
     """
     import torch
 
@@ -330,6 +333,33 @@ def use_whole_cpu(engine: Any) -> None:
     use_all_cores()
     if hasattr(engine, "optimizer") and isinstance(model, torch.nn.Module):  # the trainer
         model.to(memory_format=torch.channels_last)
+        keep_memory()
+
+
+def prepare_training(trainer: Any) -> None:
+    """Use the whole CPU, and keep less for backward if ``checkpoint=True`` asks for it; a callback of the trainer.
+
+    Raises:
+        ValueError: If the argument makes no sense.
+    """
+    use_whole_cpu(trainer)
+    checkpoint = getattr(trainer.args, "checkpoint", False)
+    if checkpoint not in (True, False):
+        raise ValueError(f"checkpoint must be True or False, got checkpoint={checkpoint}")
+    if not checkpoint:
+        return
+    from ultralytics.utils.torch_utils import unwrap_model
+
+    model = unwrap_model(trainer.model)  # of data-parallel training
+    if not is_spiking(model):
+        raise ValueError("checkpoint=True needs a model with spiking blocks, this one has none; leave it away")
+    if trainer.args.compile:
+        raise ValueError("checkpoint=True and compile exclude each other: a compiler decides itself; drop one of them")
+    from spikeyolo.blocks import SpikeBlock
+
+    for module in model.modules():
+        if isinstance(module, SpikeBlock):
+            module.checkpoint = True
 
 
 def use_all_cores() -> None:
@@ -340,6 +370,17 @@ def use_all_cores() -> None:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if torch.get_num_threads() == NUM_THREADS < cpus <= 8:
         torch.set_num_threads(cpus)
+
+
+def keep_memory() -> None:
+    """Let malloc keep what a step has freed for the next one, where it is glibc's.
+
+    As it comes, it gives large tensors back, and the system clears each of their pages anew in each step.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: no memory apart for large tensors
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing is given back
 
 
 def _warn_of_foreign_weights(model: Any, weights: Any) -> None:
@@ -368,7 +409,7 @@ def check_export_arguments(exporter: Any) -> None:
 
 
 CALLBACKS = {
-    "on_train_start": use_whole_cpu,
+    "on_train_start": prepare_training,
     "on_predict_start": use_whole_cpu,  # a validator does not show its model
     "on_export_start": check_export_arguments,
 }

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -125,3 +127,33 @@ def test_channels_last_survives_the_block():
     block = SpikeRepBlock(8, 2, neuron=IBRALIF).to(memory_format=torch.channels_last)
     out = block(torch.randn(2, 8, 9, 9).to(memory_format=torch.channels_last))
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("block", [SpikeBlock, SpikeRepBlock])
+@pytest.mark.parametrize("T", [1, 2])
+def test_checkpoint_changes_nothing_but_memory(block, T):
+    def neuron():
+        return IBRALIF(T=T)
+
+    plain = randomise(block(8, neuron=neuron)).train()
+    twin = copy.deepcopy(plain)
+    twin.checkpoint = True
+    results, kept = [], []
+    for model in (plain, twin):
+        saved: dict[int, int] = {}
+
+        def pack(t, saved=saved):
+            saved[t.data_ptr()] = t.nbytes
+            return t
+
+        x = torch.linspace(-2, 4, 4 * 8 * 12 * 12).view(4, 8, 12, 12).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            y = model(x)
+        kept.append(sum(saved.values()))
+        y.square().mean().backward()
+        results.append([y, x.grad, *(p.grad for p in model.parameters()), *model.buffers()])
+    for before, after in zip(*results, strict=True):
+        assert torch.equal(before, after)
+    assert kept[1] < kept[0] / 5
+    assert all(m.momentum == 0.1 for m in twin.modules() if isinstance(m, nn.BatchNorm2d))
+    assert torch.equal(twin.eval()(x), plain.eval()(x))

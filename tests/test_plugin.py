@@ -3,6 +3,7 @@ import os
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -205,8 +206,6 @@ def test_foreign_weights_are_said_to_be_foreign(tmp_path, caplog):
 
 
 def test_a_spiking_model_uses_every_core(digits):
-    from types import SimpleNamespace
-
     from ultralytics.utils import NUM_THREADS
 
     before = torch.get_num_threads()
@@ -224,7 +223,23 @@ def test_a_spiking_model_uses_every_core(digits):
 
 
 def test_callback_is_pickled_by_reference():
-    assert b"spikeyolo.plugin" in pickle.dumps(plugin.use_whole_cpu)
+    for callback in plugin.CALLBACKS.values():
+        assert b"spikeyolo.plugin" in pickle.dumps(callback)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (PICO, {"checkpoint": "yes"}, "checkpoint must be True or False, got checkpoint=yes"),
+        (PICO, {"checkpoint": True, "compile": True}, "exclude each other"),
+        ("yolo11n.yaml", {"checkpoint": True}, "needs a model with spiking blocks"),
+    ],
+)
+def test_wrong_checkpoint_arguments_are_named(model, arguments, message):
+    trainer = SimpleNamespace(model=YOLO(model).model, device="cuda", args=SimpleNamespace(compile=False))
+    vars(trainer.args).update(arguments)
+    with pytest.raises(ValueError, match=message):
+        plugin.prepare_training(trainer)
 
 
 def test_public_modules_are_attributes():

@@ -54,6 +54,18 @@ def test_trained_checkpoint_is_complete(trained):
     assert checkpoint["model"].yaml["nc"] == 10
 
 
+def test_checkpointed_training_is_the_same_training(trained, digits, tmp_path):
+    done = train(YOLO(PICO), digits, tmp_path, epochs=2, checkpoint=True)
+    for file in ("results.csv", "args.yaml"):
+        before, after = ((run / file).read_text() for run in (trained.parents[1], done.parents[1]))
+        assert ("checkpoint: true" in after) == (file == "args.yaml")
+        if file == "results.csv":
+            losses = [[row.split(",")[2:5] for row in text.splitlines()[1:]] for text in (before, after)]
+            assert losses[0] == losses[1]
+    network = torch.load(done, weights_only=False)["model"]
+    assert not any("checkpoint" in vars(module) for module in network.modules())
+
+
 def test_val(trained, digits, tmp_path):
     metrics = YOLO(trained).val(data=str(digits), imgsz=64, batch=4, plots=False, project=str(tmp_path))
     assert 0 <= metrics.box.map <= 1

@@ -3,8 +3,8 @@
 Interleaved runs, medians; each memory figure is taken in a process of its own. Prints a table, writes JSON. Examples:
     python tools/bench_train.py scales=p,n,s imgsz=320 batch=4 rounds=7
     python tools/bench_train.py scales=s imgsz=640 batch=16 device=cuda amp=True
-Further arguments: T=1,4 (timesteps of ours), layout=contiguous_format. On a CPU the network is in channels_last, as
-`yolo train` puts it.
+Further arguments: T=1,4 (timesteps of ours), layout=contiguous_format. A CPU is used as by `yolo train`: channels_last,
+all cores, and memory that is kept.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG, YAML
 
 from spikeyolo.assets import ARCHITECTURE
+from spikeyolo.blocks import SpikeBlock
 from spikeyolo.neurons import NeuronConfig
+from spikeyolo.plugin import keep_memory
 
 ANNS = ("relu", "silu")
+CHECKPOINTED = "ours, checkpoint=True"
 IMAGES_WITH = 3  # objects per image
 
 
@@ -43,6 +46,9 @@ def network(name: str, scale: str, T: int, options: dict[str, str]) -> Any:
     model: Any = DetectionModel(architecture, verbose=False)
     if name == "naive":
         make_naive(model)
+    for module in model.modules():
+        if isinstance(module, SpikeBlock):
+            module.checkpoint = name == CHECKPOINTED
     model.args = DEFAULT_CFG  # as the trainer does
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(".dfl" not in parameter_name)
@@ -135,7 +141,8 @@ def memory_apart(name: str, scale: str, T: int, options: dict[str, str]) -> dict
 def measure(scale: str, options: dict[str, str]) -> list[dict[str, Any]]:
     """Compare all networks of a scale."""
     steps = [int(T) for T in options["T"].split(",")]
-    contenders = [("ours", T) for T in steps] + [("naive", steps[0]), *((name, 1) for name in ANNS)]
+    contenders = [("ours", T) for T in steps] + [(CHECKPOINTED, T) for T in steps]
+    contenders += [("naive", steps[0]), *((name, 1) for name in ANNS)]
     batch = batch_of(options)
     runs = {key: stepper(network(key[0], scale, key[1], options), batch, options) for key in contenders}
     times = bench.interleave(runs, int(options["rounds"]))
@@ -172,6 +179,7 @@ def main() -> None:
         out="bench_train.json",
     )
     torch.set_num_threads(bench.CORES)
+    keep_memory()
     rows = [row for scale in options["scales"].split(",") for row in measure(scale, options)]
     header = [
         "scale",
@@ -205,6 +213,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["memory"]:
         torch.set_num_threads(bench.CORES)
+        keep_memory()
         print(json.dumps(memory(*json.loads(sys.argv[2]))))
     else:
         main()
