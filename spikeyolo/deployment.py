@@ -130,6 +130,7 @@ def deploy(model: nn.Module, *, graph: str = "integer") -> nn.Module:
         _check_spike_driven(network)
         network.deployed = _replace(network)
         _choose_grids(network)
+        network.to(memory_format=torch.channels_last)  # faster on a CPU
     form = form_of(network)
     if blurred := {m.mode for m in network.modules() if isinstance(m, nn.Upsample)} - {"nearest"}:
         LOGGER.warning(

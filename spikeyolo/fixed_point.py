@@ -71,7 +71,7 @@ class PixelConv(FixedPointConv):
 
     def forward(self, input: Tensor) -> Tensor:
         """Recover the whole numbers and convolve."""
-        return super().forward(input.mul(255).clamp(0, 255).round())
+        return super().forward(input.mul(255).clamp_(0, 255).round_())
 
 
 class PlaneConv(FixedPointConv):
@@ -125,7 +125,7 @@ class CodeNeuron(nn.Module):
         if self.scale != 1:
             u = u * self.scale
         # Clipping first gives the same codes, and ONNX Runtime joins it to the convolution before.
-        return u.clamp(0, self.ceiling).round()
+        return u.clamp(0, self.ceiling).round_()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the codes of all timesteps."""

@@ -71,20 +71,23 @@ def emit(x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype
     Returns:
         Spike values and windows (int8: 1 where 0 <= v <= D, else 0), shape and layout of ``x``.
     """
-    spikes = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    spikes = torch.empty_like(x, dtype=dtype)
     windows = torch.empty_like(x, dtype=torch.int8)
+    computed = torch.promote_types(x.dtype, torch.float32)
     for currents, outputs, inside in _blocks(T, x, spikes, windows):
-        v = currents[0].to(spikes.dtype)
-        equal = torch.empty_like(v)
+        v = currents[0].to(computed)
+        o, equal = torch.empty_like(v), torch.empty_like(v)
         for t in range(T):
             if t:
-                v = (v - outputs[t - 1]).mul_(decay).add_(currents[t])
+                v = (v - o).mul_(decay).add_(currents[t])
             # Clipping first gives the same codes as `fire` and, by one comparison, the window. A comparison that writes
             # floats is vectorised, one that writes bool is not.
-            o = torch.clamp(v, 0, D_N / N, out=outputs[t])
+            o = torch.clamp(v, 0, D_N / N, out=outputs[t] if dtype == computed else o)
             inside[t].copy_(torch.eq(o, v, out=equal))
             o.mul_(N).round_().div_(N)
-    return spikes.to(dtype), windows
+            if dtype != computed:
+                outputs[t].copy_(o)
+    return spikes, windows
 
 
 def pull_back(grad: Tensor, windows: Tensor, T: int, decay: float, dtype: torch.dtype) -> Tensor:
@@ -92,13 +95,19 @@ def pull_back(grad: Tensor, windows: Tensor, T: int, decay: float, dtype: torch.
 
     dL/dx[t] = window[t] * dL/do[t] + decay * dL/dx[t+1]
     """
-    out = torch.empty_like(grad, dtype=torch.promote_types(grad.dtype, torch.float32))
+    out = torch.empty_like(grad, dtype=dtype)
+    computed = torch.promote_types(dtype, torch.float32)
     for grads, inside, outputs in _blocks(T, grad, windows, out):
+        following: Tensor | None = None  # dL/dx[t+1]
         for t in reversed(range(T)):
-            dx = outputs[t].copy_(inside[t]).mul_(grads[t])
-            if t + 1 < T:
-                dx.add_(outputs[t + 1], alpha=decay)
-    return out.to(dtype)
+            dx = outputs[t] if dtype == computed else torch.empty_like(outputs[t], dtype=computed)
+            dx.copy_(inside[t]).mul_(grads[t])
+            if following is not None:
+                dx.add_(following, alpha=decay)
+            if dtype != computed:
+                outputs[t].copy_(dx)
+            following = dx
+    return out
 
 
 def _blocks(T: int, *tensors: Tensor) -> Iterable[tuple[Sequence[Tensor], ...]]:

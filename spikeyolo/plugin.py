@@ -320,9 +320,8 @@ def timesteps(model: object) -> int:
 def use_whole_cpu(engine: Any) -> None:
     """Let a spiking model on the CPU use all of it; a callback of trainer and predictor.
 
-    Ultralytics leaves one core to data loader workers, but starts none on a CPU: of two cores one is idle. In training,
-    channels_last makes the depthwise convolutions faster, and kept memory every large step (docs/speed.md). Being
-    pickled by reference, this callback also makes DDP workers import the plugin.
+    Ultralytics leaves one core to data loader workers, but starts none on a CPU: of two cores one is idle. Convolutions
+    are faster in channels_last, above all depthwise ones, and large training steps in kept memory (docs/speed.md).
     """
     import torch
 
@@ -331,13 +330,16 @@ def use_whole_cpu(engine: Any) -> None:
     if str(getattr(engine, "device", "")) != "cpu" or not is_spiking(model):
         return
     use_all_cores()
-    if hasattr(engine, "optimizer") and isinstance(model, torch.nn.Module):  # the trainer
+    if isinstance(model, torch.nn.Module):
         model.to(memory_format=torch.channels_last)
+    if hasattr(engine, "optimizer"):  # the trainer
         keep_memory()
 
 
 def prepare_training(trainer: Any) -> None:
     """Use the whole CPU, and keep less for backward if ``checkpoint=True`` asks for it; a callback of the trainer.
+
+    Being pickled by reference, it also makes DDP workers import the plugin.
 
     Raises:
         ValueError: If the argument makes no sense.

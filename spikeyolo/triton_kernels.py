@@ -18,6 +18,7 @@ HALF_TO_EVEN = tl.constexpr(1.5 * 2**23)  # float32 has no fraction left here: a
 
 @triton.jit
 def _emit(x_ptr, spikes_ptr, windows_ptr, n, n_bytes, D, N, decay, T: tl.constexpr, BLOCK: tl.constexpr):
+    n, n_bytes = tl.cast(n, tl.int64), tl.cast(n_bytes, tl.int64)  # all timesteps together may exceed 2^31
     start = tl.program_id(0).to(tl.int64) * BLOCK
     at = start + tl.arange(0, BLOCK)
     bytes_at = start // 8 + tl.arange(0, BLOCK // 8)
@@ -39,15 +40,16 @@ def _emit(x_ptr, spikes_ptr, windows_ptr, n, n_bytes, D, N, decay, T: tl.constex
 
 @triton.jit
 def _pull_back(grad_ptr, windows_ptr, out_ptr, n, n_bytes, decay, T: tl.constexpr, BLOCK: tl.constexpr):
+    n, n_bytes = tl.cast(n, tl.int64), tl.cast(n_bytes, tl.int64)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    dv = tl.zeros((BLOCK,), tl.float32)  # gradient of the potential, of the timestep that follows
+    dx = tl.zeros((BLOCK,), tl.float32)
     for i in range(T):
         t = T - 1 - i
         byte = tl.load(windows_ptr + t * n_bytes + at // 8, at < n, other=0).to(tl.int32)
         window = ((byte >> (at % 8).to(tl.int32)) & 1) != 0
         grad = tl.load(grad_ptr + t * n + at, at < n, other=0.0).to(tl.float32)
-        dv = tl.where(window, grad, 0.0) + decay * dv
-        tl.store(out_ptr + t * n + at, dv.to(out_ptr.dtype.element_ty), at < n)
+        dx = tl.where(window, grad, 0.0) + decay * dx
+        tl.store(out_ptr + t * n + at, dx.to(out_ptr.dtype.element_ty), at < n)
 
 
 def emit(x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

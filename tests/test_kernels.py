@@ -235,6 +235,7 @@ print("compiled")
 """
 
 
+@pytest.mark.slow
 def test_triton_compiles_for_gpus_without_fused_multiply_add(tmp_path):
     pytest.importorskip("triton")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}

@@ -44,16 +44,18 @@ def torch_forms(scale: str) -> dict[str, torch.nn.Module]:
 
 
 def stopwatch(run: Callable[[], object]) -> Callable[[], float]:
-    """Return a function that says how many seconds a run takes, the second of two.
+    """Return a function that runs for half a second, twice at least, and says how many seconds a run took (median).
 
-    In the first one, threads that another form has left spinning still take their share.
+    The first run does not count: threads that another form has left spinning still take their share.
     """
 
     def timed() -> float:
-        run()
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
+        seconds: list[float] = []
+        while len(seconds) < 2 or sum(seconds) < 0.5:
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds[1:])
 
     return timed
 

@@ -3,6 +3,7 @@
 Interleaved runs, medians; prints a table, writes JSON and, with plot=FILE, draws cost against timesteps and pixels.
     python tools/bench_neuron.py device=cpu shape=4,64,160,160 T=1,2,4,8 dtypes=float32,float16,bfloat16 rounds=9
 A tensor holds T times as many images as ``shape`` says. "Copy" reads and writes the same bytes, forward and backward.
+A CPU is used as by `yolo train`: all cores, and memory that is kept.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from naive_neuron import NaiveNeuron
 from torch import Tensor, nn
 
 from spikeyolo.neurons import IBRALIF
+from spikeyolo.plugin import keep_memory
 
 PIXELS = (10, 20, 40, 80, 160, 320)
 
@@ -141,6 +143,7 @@ def main() -> None:
     device, rounds, compiled = options["device"], int(options["rounds"]), options["compile"].lower() == "true"
     shape = tuple(map(int, options["shape"].split(",")))
     torch.set_num_threads(bench.CORES)
+    keep_memory()
     dtypes, steps = options["dtypes"].split(","), [int(T) for T in options["T"].split(",")]
     rows = [measure(shape, T, dtype, device, rounds, compiled) for dtype in dtypes for T in steps]
     names = list(rows[0]["ms"])
