@@ -54,6 +54,7 @@ def test_trained_checkpoint_is_complete(trained):
     assert checkpoint["model"].yaml["nc"] == 10
 
 
+@pytest.mark.slow
 def test_checkpointed_training_is_the_same_training(trained, digits, tmp_path):
     done = train(YOLO(PICO), digits, tmp_path, epochs=2, checkpoint=True)
     for file in ("results.csv", "args.yaml"):
