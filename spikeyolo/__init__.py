@@ -28,6 +28,7 @@ _MODULES = (
     "parser",
     "pictures",
     "plugin",
+    "processor",
     "recorder",
     "render",
     "report",

@@ -24,7 +24,7 @@ from spikeyolo.files import sha256
 from spikeyolo.images import Batch
 from spikeyolo.neurons import IBRALIF, SPIKING
 from spikeyolo.onnx_files import input_size, load, metadata, open_session
-from spikeyolo.plugin import use_all_cores
+from spikeyolo.processor import use_all_cores
 from spikeyolo.recorder import record_spikes
 from spikeyolo.spike_graph import SpikeGraph
 from spikeyolo.spikes import LayerSpikes, Recording

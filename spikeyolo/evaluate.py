@@ -29,7 +29,7 @@ from ultralytics.utils.tqdm import TQDM
 from spikeyolo.annotations import find_images, match_classes, read_annotations
 from spikeyolo.assets import find_weights
 from spikeyolo.files import whole_file
-from spikeyolo.plugin import use_all_cores
+from spikeyolo.processor import use_all_cores
 
 METRICS = (  # the twelve numbers of COCO, in its order
     ("AP", "AP at IoU 0.50:0.95"),

@@ -6,8 +6,6 @@ can be undone by `unregister`. Each patched function passes everything that is n
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import functools
 import inspect
 import os
@@ -20,6 +18,7 @@ from typing import Any
 import _spikeyolo_hook as hook
 from _spikeyolo_hook import DISABLE
 from spikeyolo.assets import find_cfg, find_weights
+from spikeyolo.processor import keep_memory, use_all_cores
 
 TESTED = ("8.4.120", "8.4.190")  # first and last release that the test suite has run with
 BELOW = "8.5"
@@ -362,27 +361,6 @@ def prepare_training(trainer: Any) -> None:
     for module in model.modules():
         if isinstance(module, SpikeBlock):
             module.checkpoint = True
-
-
-def use_all_cores() -> None:
-    """Let torch use all cores of a small machine, unless somebody has set another number than Ultralytics does."""
-    import torch
-    from ultralytics.utils import NUM_THREADS
-
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if torch.get_num_threads() == NUM_THREADS < cpus <= 8:
-        torch.set_num_threads(cpus)
-
-
-def keep_memory() -> None:
-    """Let malloc keep what a step has freed for the next one, where it is glibc's.
-
-    As it comes, it gives large tensors back, and the system clears each of their pages anew in each step.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: no memory apart for large tensors
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing is given back
 
 
 def _warn_of_foreign_weights(model: Any, weights: Any) -> None:

@@ -12,6 +12,7 @@ from conftest import PICO, write_yaml
 from torch import nn
 from torch.utils._pytree import tree_flatten
 from ultralytics import YOLO
+from ultralytics.engine import exporter  # noqa: F401 (its import patches it: not in the middle of a test)
 from ultralytics.nn import tasks
 from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.utils import LOGGER, YAML, callbacks, checks
@@ -124,7 +125,7 @@ def test_other_versions_are_named(unpatched, monkeypatch, version, problem):
 def test_a_moved_anchor_is_one_message_and_no_half_patch(unpatched, monkeypatch, anchor):
     module, path = anchor.split(":")
     owner, _, name = path.rpartition(".")
-    holder = importlib.import_module(module)  # the exporter may not be imported yet
+    holder = importlib.import_module(module)
     holder = getattr(holder, owner) if owner else holder
     monkeypatch.setattr(holder, name, lambda other: None)
     with pytest.raises(RuntimeError, match=rf"{path} of ultralytics .* takes \(other\): tested with"):

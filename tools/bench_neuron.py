@@ -21,7 +21,7 @@ from naive_neuron import NaiveNeuron
 from torch import Tensor, nn
 
 from spikeyolo.neurons import IBRALIF
-from spikeyolo.plugin import keep_memory
+from spikeyolo.processor import keep_memory
 
 PIXELS = (10, 20, 40, 80, 160, 320)
 

@@ -30,7 +30,7 @@ from ultralytics.utils import DEFAULT_CFG, YAML
 from spikeyolo.assets import ARCHITECTURE
 from spikeyolo.blocks import SpikeBlock
 from spikeyolo.neurons import NeuronConfig
-from spikeyolo.plugin import keep_memory
+from spikeyolo.processor import keep_memory
 
 ANNS = ("relu", "silu")
 CHECKPOINTED = "ours, checkpoint=True"
