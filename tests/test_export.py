@@ -32,7 +32,10 @@ LEVELS = onnxruntime.GraphOptimizationLevel
 LEVELS = [LEVELS.ORT_DISABLE_ALL, LEVELS.ORT_ENABLE_BASIC, LEVELS.ORT_ENABLE_EXTENDED, LEVELS.ORT_ENABLE_ALL]
 
 
-@pytest.fixture(scope="module", params=NEURONS.values(), ids=NEURONS)
+CASES = [pytest.param(n, id=name, marks=pytest.mark.slow if name == "i-lif-T3" else ()) for name, n in NEURONS.items()]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def checkpoint(request, photos, tmp_path_factory):
     """Make a checkpoint with random weights and BatchNorms that fit."""
     torch.manual_seed(0)
@@ -169,7 +172,10 @@ def test_metadata_tell_what_the_graph_is(ibra):
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")  # of Ultralytics 8.4.120's NMS
 @pytest.mark.parametrize(
     "arguments",
-    [{"dynamic": True, "nms": True, "batch": 2, "conf": 1e-6}, {"imgsz": [64, 96]}],
+    [
+        pytest.param({"dynamic": True, "nms": True, "batch": 2, "conf": 1e-6}, marks=pytest.mark.slow),
+        {"imgsz": [64, 96]},
+    ],
     ids=str,
 )
 def test_variants_agree(arguments, ibra, photos):
