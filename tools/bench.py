@@ -8,6 +8,7 @@ import os
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,19 @@ def interleave(runs: Mapping[Key, Callable[[], float]], rounds: int) -> dict[Key
             if i:
                 measured[key].append(number)
     return measured
+
+
+def steady(run: Callable[[], object]) -> float:
+    """Run for half a second, twice at least; return the median seconds of the runs behind the first one.
+
+    Threads that another contender has left spinning still slow down the first one.
+    """
+    seconds: list[float] = []
+    while len(seconds) < 2 or sum(seconds) < 0.5:
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
 
 
 def ratio(numbers: Sequence[float], base: Sequence[float]) -> dict[str, float]:

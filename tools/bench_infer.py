@@ -11,7 +11,6 @@ import copy
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -43,23 +42,6 @@ def torch_forms(scale: str) -> dict[str, torch.nn.Module]:
     return found
 
 
-def stopwatch(run: Callable[[], object]) -> Callable[[], float]:
-    """Return a function that runs for half a second, twice at least, and says how many seconds a run took (median).
-
-    The first run does not count: threads that another form has left spinning still take their share.
-    """
-
-    def timed() -> float:
-        seconds: list[float] = []
-        while len(seconds) < 2 or sum(seconds) < 0.5:
-            start = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds[1:])
-
-    return timed
-
-
 def measure(scale: str, imgsz: int, options: dict[str, str]) -> list[dict[str, Any]]:
     """Compare all forms of a scale at one image size."""
     graphs = {"relu": "relu ONNX", "integer": "ibra ONNX, integer graph", "spike": "ibra ONNX, spike graph"}
@@ -79,7 +61,9 @@ def measure(scale: str, imgsz: int, options: dict[str, str]) -> list[dict[str, A
             runs: dict[str, Callable[[], object]] = {name: partial(n, x) for name, n in networks.items()}
             runs |= {name: partial(opened.run, None, feed) for name, opened in sessions.items()}
             with torch.inference_mode():
-                times = bench.interleave({name: stopwatch(r) for name, r in runs.items()}, int(options["rounds"]))
+                times = bench.interleave(
+                    {name: partial(bench.steady, r) for name, r in runs.items()}, int(options["rounds"])
+                )
             rows += [
                 {
                     "scale": scale,

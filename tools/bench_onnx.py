@@ -96,19 +96,6 @@ def export_apart(graph: str, scale: str, imgsz: int, folder: Path, *, dynamic: b
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def time_block(opened: Any, feed: dict[str, Any]) -> float:
-    """Run a graph for half a second, at least once; return the median of the runs behind the first one.
-
-    The threads of another session go on spinning for a while and would slow down a short first run.
-    """
-    seconds = []
-    while not seconds or sum(seconds) < 0.5:
-        start = time.perf_counter()
-        opened.run(None, feed)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:] or seconds)
-
-
 def measure(scale: str, imgsz: int, rounds: int) -> dict[str, Any]:
     """Export and run the three graphs of a scale."""
     with tempfile.TemporaryDirectory() as name:
@@ -119,7 +106,9 @@ def measure(scale: str, imgsz: int, rounds: int) -> dict[str, Any]:
             found[graph] = export_apart(graph, scale, imgsz, folder)
             found[graph]["peak_mb"] = peak_memory(found[graph]["file"], imgsz)
         sessions = {graph: session(f["file"]) for graph, f in found.items()}
-        runs = {graph: partial(time_block, opened, image(imgsz)) for graph, opened in sessions.items()}
+        runs = {
+            graph: partial(bench.steady, partial(opened.run, None, image(imgsz))) for graph, opened in sessions.items()
+        }
         times = bench.interleave(runs, rounds)
     for graph in GRAPHS:
         found[graph]["ms"] = 1000 * statistics.median(times[graph])
