@@ -78,6 +78,23 @@ class SpikeConv(Conv):
         return self.conv(self.act(x))
 
 
+class NeuronConv(Conv):
+    """Ultralytics' `Conv` with a neuron before it: neuron, convolution, BatchNorm, activation of the potential.
+
+    `spikeyolo.insertion` makes it out of the `Conv` of a stock network; the names of its parameters stay.
+    """
+
+    neuron: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fire, convolve, normalise, activate."""
+        return self.act(self.bn(self.conv(self.neuron(x))))
+
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        """Fire, convolve and activate; the BatchNorm is in the weights."""
+        return self.act(self.conv(self.neuron(x)))
+
+
 class SpikeDown(SpikeConv):
     """Downsampling convolution with a bias; as the first layer of the network it takes pixels and has no neuron.
 

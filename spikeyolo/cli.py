@@ -88,6 +88,38 @@ def coco(**options: Any) -> int:
     return 0
 
 
+def import_(**options: Any) -> int:
+    """Make a checkpoint of ours out of an official one."""
+    from spikeyolo.official import import_checkpoint
+
+    source = options.pop("model")
+    found = import_checkpoint(source, **options)
+    count = sum(p.numel() for p in found.model.parameters())
+    print(
+        f"{source}: official SpikeYOLO, {count:,} parameters, {found.model.yaml['nc']} classes; nothing in it was run"
+    )
+    print(f"trained with {found.trained}")
+    if found.neuron != found.trained:
+        print(f"the same weights, but OTHER neurons: {found.neuron}")
+        print("its accuracy is not that of the source; train it on from there: yolo train model=...")
+    print(f"Results saved to {found.file}")
+    return 0
+
+
+def convert(**options: Any) -> int:
+    """Make a spiking network of an ANN and show what it costs."""
+    from dataclasses import fields
+
+    from spikeyolo.calibration import Ranges
+    from spikeyolo.convert import convert, summary
+
+    ranges = Ranges(**{f.name: options.pop(f.name) for f in fields(Ranges)})
+    source = options.pop("model")
+    done = convert(source, ranges=ranges, **options)
+    print(f"\n{source}: {summary(done)}\nResults saved to {done.file}")
+    return 0
+
+
 def demo(**options: Any) -> int:
     """Show boxes, spikes and energy on a video; 1 if the source broke, 130 if interrupted."""
     from spikeyolo.video import demo
@@ -138,6 +170,18 @@ WORDS = {
         {"source": "", "model": "ibra-spikeyolo-p.pt", "imgsz": 0, "conf": 0.25, "iou": 0.7, "layer": ""}
         | {"preset": "45nm-float32", "show": "auto", "save": "auto", "device": "", "project": "", "name": "demo"},
         "boxes, spike planes and modelled energy on a camera (source=0), video, stream or folder; a clip by default",
+    ),
+    "import": Word(
+        import_,
+        {"model": "", "neuron": "", "project": "", "name": ""},
+        "read an official SpikeYOLO checkpoint, running nothing in it; neuron=ibra: same weights, other neurons",
+    ),
+    "convert": Word(
+        convert,
+        {"model": "", "data": "", "bits": 0, "D": 0.0, "N": 0.0, "method": "mse", "percentile": 99.9}
+        | {"per_layer": True, "power_of_two": False, "batchnorm": False, "table": False, "images": 128, "imgsz": 0}
+        | {"batch": 16, "device": "", "project": "", "name": ""},
+        "make a trained ANN spiking, without training: 8 bits by default; D=5.11 N=100: one range, as in the paper",
     ),
     "coco": Word(
         coco,

@@ -1,110 +1,163 @@
-"""Networks from elsewhere: state dicts of the official SpikeYOLO."""
+"""ANN to SNN without training: a neuron in place of each activation, with ranges calibrated on images."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any, cast
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
-from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import YAML
+from torch.optim.swa_utils import update_bn
+from ultralytics.utils import LOGGER
+from ultralytics.utils.checks import check_imgsz
+from ultralytics.utils.torch_utils import select_device
 
-from spikeyolo.assets import ARCHITECTURE
-from spikeyolo.neurons import NeuronConfig
-
-_NAMES = (  # official name, ours; applied in this order
-    (r"\.encode_conv\.", r".conv."),
-    (r"\.encode_bn\.", r".bn."),
-    (r"\.Conv\.pwconv1\.", r".separable.expand.conv."),
-    (r"\.Conv\.bn1\.", r".separable.expand.bn."),
-    (r"\.Conv\.dwconv2\.", r".separable.depthwise.conv."),
-    (r"\.Conv\.bn2\.", r".separable.depthwise.bn."),
-    (r"\.Conv\.pwconv3\.body\.0\.", r".separable.project.conv.norm."),
-    (r"\.Conv\.pwconv3\.body\.1\.0\.", r".separable.project.conv.pointwise."),
-    (r"\.Conv\.pwconv3\.body\.1\.1\.", r".separable.project.conv.depthwise."),
-    (r"\.Conv\.bn3\.", r".separable.project.bn."),
-    (r"\.(conv[12])\.body\.0\.", r".\1.conv.mix."),
-    (r"\.(conv[12])\.body\.1\.", r".\1.conv.norm."),
-    (r"\.(conv[12])\.body\.2\.0\.", r".\1.conv.depthwise."),
-    (r"\.(conv[12])\.body\.2\.1\.", r".\1.conv.pointwise."),
-    (r"\.(conv[12])\.body\.2\.2\.", r".\1.conv.bn."),
-    (r"^(model\.\d+(?:\.\d+)?)\.bn([12])\.", r"\1.conv\2.bn."),
-    (r"\.(cv[23]\.\d)\.2\.conv\.", r".\1.3."),
-)
+from spikeyolo import bits_table, calibration
+from spikeyolo.assets import find_weights
+from spikeyolo.calibration import Ranges
+from spikeyolo.checkpoints import free_file, open_detector, save_checkpoint, validate
+from spikeyolo.files import sha256, whole_folder
+from spikeyolo.images import Images
+from spikeyolo.insertion import SpikingTwin, real_valued
+from spikeyolo.neurons import IBRALIF
+from spikeyolo.processor import use_all_cores
 
 
-def official_name(name: str) -> str:
-    """Translate a parameter or buffer name of the official SpikeYOLO into ours."""
-    for pattern, ours in _NAMES:
-        name = re.sub(pattern, ours, name)
-    return name
-
-
-def from_official_state_dict(state_dict: Mapping[str, Tensor], *, T: int = 1) -> DetectionModel:
-    """Build the network that an official SpikeYOLO state dict belongs to, and load it.
-
-    Width, depth, kernel sizes and number of classes are read off the shapes. The neuron is the official one:
-    I-LIF with D = 4 and decay 0.25.
+@dataclass
+class Converted:
+    """A converted network.
 
     Args:
-        state_dict: Tensors by official name (``model.1.encode_conv.weight``, ...).
-        T: Timesteps that the network was trained with; no tensor tells.
+        file: Its checkpoint; a .json of the same name has all numbers, and there is a .md and .png of a table.
+        model: The network.
+        ranges: How its ranges were chosen.
+        images: Where calibration images came from.
+        real_valued: What is not computed on spikes.
+        before: mAP of the ANN.
+        after: mAP of the spiking network.
+        table: One entry per number of bits and way of choosing ranges, if asked for.
+    """
 
-    Returns:
-        Detection model in eval mode, float32, with class names "0", "1", ...
+    file: Path
+    model: Any
+    ranges: Ranges
+    images: str
+    real_valued: list[str]
+    before: dict[str, float]
+    after: dict[str, float]
+    table: list[dict[str, Any]] = field(default_factory=list)
+
+
+def convert(
+    model: str | Path,
+    *,
+    data: str,
+    ranges: Ranges | None = None,
+    batchnorm: bool = False,
+    table: bool = False,
+    images: int = 128,
+    imgsz: int = 0,
+    batch: int = 16,
+    device: str = "",
+    project: str | Path = "",
+    name: str = "",
+) -> Converted:
+    """Make a spiking network of a trained ANN, and evaluate both; nothing is trained.
+
+    Args:
+        model: Checkpoint (.pt) of an ANN twin of SpikeYOLO, or of a detector of Ultralytics' `Conv` blocks.
+        data: Data set (YAML): its training images calibrate, its validation images evaluate.
+        ranges: How ranges are chosen.
+        batchnorm: Whether to estimate the BatchNorm statistics again, with neurons, on the calibration images.
+        table: Whether to evaluate 3 to 9 bits with one range and with a range per layer.
+        images: Number of calibration images.
+        imgsz: Image size; 0 for the one that it was trained with.
+        batch: Images at once.
+        device: As for ``yolo``.
+        project: Folder to write to; ``runs/convert`` of Ultralytics by default.
+        name: Name of the files to write, without suffix; a number is added if they exist.
 
     Raises:
-        ValueError: If names or shapes are not those of a SpikeYOLO.
+        OSError: If a file is missing, or nothing can be written.
+        ValueError: For a wrong argument, a network of which no spiking form is known, or another number of classes.
     """
-    tensors = {official_name(k): torch.as_tensor(v) for k, v in state_dict.items()}
-    model = DetectionModel(cast(str, _model_yaml(tensors, T)), verbose=False)  # a dict or a path
-    wanted = model.state_dict()
-    missing, foreign = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    if missing or foreign:
-        lacks = f"lacks {len(missing)} tensors such as {missing[0]}" if missing else ""
-        has = f"has {len(foreign)} unknown ones such as {foreign[0]}" if foreign else ""
-        raise ValueError(f"not the state dict of a SpikeYOLO: it {' and '.join(filter(None, (lacks, has)))}")
-    if wrong := [k for k, v in wanted.items() if v.shape != tensors[k].shape]:
-        k = wrong[0]
-        raise ValueError(
-            f"not the state dict of a SpikeYOLO: {k} is {tuple(tensors[k].shape)}, "
-            f"{tuple(wanted[k].shape)} would fit the other layers"
-        )
-    model.load_state_dict(tensors)
-    return model.float().eval()
+    ranges = ranges or Ranges()
+    if not str(model):
+        raise ValueError("model= is missing, e.g. spikeyolo convert model=relu-spikeyolo-p.pt data=photo-digits.yaml")
+    if min(images, batch) < 1 or imgsz < 0:
+        raise ValueError(f"images and batch must be at least 1, got images={images}, batch={batch}, imgsz={imgsz}")
+    yolo = open_detector(model)
+    twin = SpikingTwin(yolo.model)
+    network = twin.network
+    size: Any = check_imgsz(imgsz or yolo.overrides.get("imgsz") or 640, stride=int(network.stride.max()))
+    calibrating = Images.of_data(data, "train", images, classes=len(network.names))
+    validation: dict[str, Any] = {"data": data, "imgsz": size, "batch": batch, "device": device}
+    where = select_device(device, verbose=False)
+    if where.type == "cpu":
+        use_all_cores()
+    network.to(where)
+
+    LOGGER.info(f"calibrating on {calibrating.about}")
+    batches = [torch.from_numpy(b).to(where) for b in calibrating.batches(batch, size, size)]
+    potentials = calibration.observe(network.model, network, batches, twin.replaced)
+    file = Path(model)
+    target = free_file(name or f"{file.stem}-{ranges.planes}bit", project=project, folder="convert")
+    arguments = {**yolo.overrides, "imgsz": size, "data": data}
+    with whole_folder(target) as folder:
+        before = validate(yolo, folder, **validation)
+        twin.set_ranges(ranges.choose(potentials))
+        if batchnorm:
+            update_bn(batches, network)  # pyright: ignore[reportArgumentType] (any iterable)
+        about: dict[str, Any] = {
+            "file": file.name,
+            "sha256": sha256(find_weights(file)),
+            "ranges": asdict(ranges) | {"bits": ranges.planes},
+            "images": calibrating.about,
+            "batchnorm": batchnorm,
+        }
+        part = folder / target.name
+        save_checkpoint(network, part, train_args=arguments, about={"converted": about})
+        after = validate(open_detector(part), folder, **validation)
+        done = Converted(target, network, ranges, calibrating.about, real_valued(network), before, after)
+        if table:
+            done.table = bits_table.evaluate(twin, potentials, ranges, part, validation)
+        _write(folder, done, about)
+        for made in sorted(folder.glob(f"{target.stem}.*"), key=lambda f: f.suffix == ".pt"):  # the checkpoint last
+            made.replace(target.with_name(made.name))
+    return done
 
 
-def _model_yaml(tensors: Mapping[str, Tensor], T: int) -> dict[str, Any]:
-    """Return the architecture with the channels, repeats and kernels of the tensors written out."""
+def _write(folder: Path, done: Converted, about: dict[str, Any]) -> None:
+    """Write all numbers beside the checkpoint."""
+    neuron = done.model.yaml["neuron"]
+    numbers = about | {
+        "neuron": neuron,
+        "real_valued": done.real_valued,
+        "before": done.before,
+        "after": done.after,
+        "table": done.table,
+    }
+    stem = folder / done.file.stem
+    stem.with_name(f"{stem.name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    if done.table:
+        stem.with_name(f"{stem.name}.md").write_text(bits_table.to_markdown(done.table, done.before, about))
+        bits_table.draw(done.table, done.before, stem.with_name(f"{stem.name}.png"), about)
 
-    def shape(name: str) -> torch.Size:
-        if name not in tensors:
-            raise ValueError(f"not the state dict of a SpikeYOLO: it lacks {name} (after translation of the names)")
-        return tensors[name].shape
 
-    d: dict[str, Any] = YAML.load(str(ARCHITECTURE))
-    d.pop("scales")
-    d["neuron"] = {**vars(NeuronConfig.preset("i-lif")), "T": T}
-    for i, row in enumerate([*d["backbone"], *d["head"]]):
-        name, args, layer = row[2], row[3], f"model.{i}"
-        if name in {"SpikeDown", "SpikeConv"}:
-            c2, _, k, _ = shape(f"{layer}.conv.weight")
-            args[:2] = [c2, k]
-        elif name == "SpikeSPPF":
-            args[0] = shape(f"{layer}.cv2.conv.weight")[0]
-        elif name in {"SpikeBlock", "SpikeRepBlock"}:
-            numbers = [int(m[1]) for key in tensors if (m := re.match(rf"{re.escape(layer)}\.(\d+)\.separable\.", key))]
-            row[1] = max(numbers, default=0) + 1
-            first = f"{layer}.0" if numbers else layer
-            c = shape(f"{first}.separable.expand.conv.weight")[1]
-            wide = shape(f"{first}.conv1.bn.weight")[0]
-            if wide % c:
-                raise ValueError(f"not the state dict of a SpikeYOLO: {first}.conv1 widens {c} channels to {wide}")
-            args[:] = [wide // c, shape(f"{first}.separable.depthwise.conv.weight")[2]]
-        elif name == "SpikeDetect":
-            d["nc"] = shape(f"{layer}.cv3.0.3.weight")[0]
-            d["reg_max"] = shape(f"{layer}.cv2.0.3.weight")[0] // 4
-    d["yaml_file"] = "official-spikeyolo.yaml"
-    return d
+def summary(done: Converted) -> str:
+    """Return what was done, and the mAP before and after."""
+    neurons = [m for m in done.model.modules() if isinstance(m, IBRALIF)]
+    widths = sorted(neuron.D for neuron in neurons)
+    lines = [
+        f"{len(neurons)} neurons, {done.ranges}",
+        f"ranges from {done.images}: D {widths[0]:.3g} to {widths[-1]:.3g}",
+        f"real-valued: {'; '.join(done.real_valued)}",
+        "",
+        f"{'':<8} {'mAP50':>8} {'mAP50-95':>9}",
+        f"{'ANN':<8} {done.before['mAP50']:8.4f} {done.before['mAP50-95']:9.4f}",
+        f"{'spiking':<8} {done.after['mAP50']:8.4f} {done.after['mAP50-95']:9.4f}",
+        f"{'change':<8} {done.after['mAP50'] - done.before['mAP50']:+8.4f} "
+        f"{done.after['mAP50-95'] - done.before['mAP50-95']:+9.4f}",
+    ]
+    return "\n".join(lines)

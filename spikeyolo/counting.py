@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from ultralytics import YOLO
-from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import select_device
 
 from spikeyolo.assets import find_weights
+from spikeyolo.checkpoints import open_detector, validate
 from spikeyolo.deployment import deploy, form_of
 from spikeyolo.files import sha256
 from spikeyolo.images import Batch
+from spikeyolo.insertion import real_valued
 from spikeyolo.neurons import IBRALIF, SPIKING
 from spikeyolo.onnx_files import input_size, load, metadata, open_session
 from spikeyolo.processor import use_all_cores
@@ -90,10 +91,6 @@ class CountedModel(ABC):
             return _Graph(path, imgsz)
         if path.suffix != ".pt":
             raise ValueError(f"model={file} is neither a checkpoint (.pt) nor an exported graph (.onnx)")
-        if not find_weights(path).is_file():
-            raise FileNotFoundError(
-                f"model={file} does not exist; train one with: yolo train model=ibra-spikeyolo-p.yaml"
-            )
         return _Checkpoint(path, imgsz, device)
 
     @abstractmethod
@@ -105,8 +102,8 @@ class CountedModel(ABC):
         self.recording.add(self.observe(images).layers)
 
     @abstractmethod
-    def val(self, **arguments: Any) -> dict[str, float]:
-        """Validate as ``yolo val`` does; return mAP50 and mAP50-95."""
+    def val(self, folder: Path, **arguments: Any) -> dict[str, float]:
+        """Validate as ``yolo val`` does (see `validate`); return mAP50 and mAP50-95."""
 
 
 class _Checkpoint(CountedModel):
@@ -114,19 +111,14 @@ class _Checkpoint(CountedModel):
 
     def __init__(self, file: Path, imgsz: int, device: str):
         super().__init__(file)
-        try:
-            self.yolo = YOLO(file)
-        except TypeError as e:  # how Ultralytics names an unreadable checkpoint
-            raise ValueError(
-                f"model={file} is no loadable checkpoint: empty, truncated or of another program; copy it again"
-            ) from e
+        self.yolo = open_detector(file)
         network: Any = self.yolo.model
-        if not isinstance(network, BaseModel) or self.yolo.task != "detect":
-            raise ValueError(f"model={file} does not detect objects (task {self.yolo.task}); give a detection model")
         self.spiking = any(isinstance(m, IBRALIF) for m in network.modules())
         about: Any = network.yaml
         neuron = dict((about or {}).get("neuron") or {})
+        neuron.pop("ranges", None)
         parameters = sum(p.numel() for p in network.parameters())
+        real = real_valued(network)
         self.device = select_device(device, verbose=False)
         self.network: Any = deploy(network) if self.spiking else network.eval().float()
         self.yolo.model = self.network
@@ -145,6 +137,7 @@ class _Checkpoint(CountedModel):
             found = {key: {getattr(n, key) for n in neurons} for key in ("D", "N", "T", "decay")}
             neuron |= {key: values.pop() if len(values) == 1 else None for key, values in found.items()}
         self.facts = {"form": form, "neuron": neuron, "parameters": parameters}
+        self.facts |= {"real_valued": real} if self.spiking else {}
 
     def observe(self, images: Batch, layer: str = "") -> Observation:
         found: list[Tensor] = []
@@ -165,8 +158,8 @@ class _Checkpoint(CountedModel):
         boxes = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
         return Observation(boxes.cpu(), layers, found[0].cpu() if layer else None)
 
-    def val(self, **arguments: Any) -> dict[str, float]:
-        return _validate(self.yolo, imgsz=max(self.height, self.width), device=str(self.device), **arguments)
+    def val(self, folder: Path, **arguments: Any) -> dict[str, float]:
+        return validate(self.yolo, folder, imgsz=max(self.height, self.width), device=str(self.device), **arguments)
 
 
 class _Graph(CountedModel):
@@ -176,16 +169,17 @@ class _Graph(CountedModel):
         super().__init__(file)
         model = load(file)
         noted = metadata(model)
-        if "planes" not in noted:
+        if not {"planes", "ranges"} <= noted.keys():
             raise ValueError(
-                f"model={file} says nothing about neurons: it was not exported by spikeyolo, or from an ANN; "
+                f"model={file} says nothing about neurons: it was exported by another program, or from an ANN; "
                 "export a spiking checkpoint with: yolo export model=best.pt format=onnx"
             )
         self.spiking = True
         self.batch, self.height, self.width = input_size(model, file)
         graph = SpikeGraph(model)
         self.T = json.loads(noted["T"]) or 1
-        self.N = json.loads(noted["N"]) or 0.0
+        self.N = {name: N for name, (_, N, _) in json.loads(noted["ranges"]).items()}
+        self.attention = json.loads(noted["attention"])
         self.layers = self._find_layers(graph, noted)
         self.codes = {name: codes for name, (codes, _) in self.layers.items()}
         self.output = model.graph.output[0].name
@@ -205,6 +199,7 @@ class _Graph(CountedModel):
             "form": f"{noted['graph']} graph (ONNX), exported from {noted['source']}",
             "neuron": {"type": kind, **numbers},
             "source_sha256": noted["source_sha256"],
+            "real_valued": json.loads(noted["real_valued"]),
         }
 
     def _find_layers(self, graph: SpikeGraph, noted: dict[str, str]) -> dict[str, tuple[str, nn.Conv2d]]:
@@ -242,15 +237,19 @@ class _Graph(CountedModel):
         counted = {}
         for name, (codes, conv) in self.layers.items():
             operand, x = self.operands[name], tensors[codes]
-            D_N, N = (0, 0.0) if operand == "real" else (self.ceilings[name], self.N)
+            D_N, N = (0, 0.0) if operand == "real" else (self.ceilings[name], self.N[name])
             outputs = conv(x.to("meta")).numel()
             about = name, operand, D_N, N, self.T
             counted[name] = LayerSpikes.of(about, x if D_N else x != 0, conv, outputs)
+        for name, dims in self.attention.items():
+            shape = tensors[self.layers[f"{name}.qkv.conv"][0]].shape
+            products = LayerSpikes.attention(name, self.T, shape, dims)
+            counted[products.name] = products
         return Observation(tensors[self.output], counted, tensors[self.codes[layer]] if layer else None)
 
-    def val(self, **arguments: Any) -> dict[str, float]:
+    def val(self, folder: Path, **arguments: Any) -> dict[str, float]:
         size = max(self.height, self.width)
-        return _validate(YOLO(self.file, task="detect"), imgsz=size, batch=self.batch, **arguments)
+        return validate(YOLO(self.file, task="detect"), folder, imgsz=size, batch=self.batch, **arguments)
 
 
 def describe(model: CountedModel) -> dict[str, Any]:
@@ -268,8 +267,3 @@ def _geometry(node: Any, weight: list[int]) -> nn.Conv2d:
     geometry = {"stride": given.get("strides", [1, 1]), "padding": pads[:2], "dilation": given.get("dilations", [1, 1])}
     geometry = {key: tuple(value) for key, value in geometry.items()}
     return nn.Conv2d(weight[1] * groups, weight[0], tuple(weight[2:]), groups=groups, device="meta", **geometry)  # pyright: ignore[reportArgumentType]
-
-
-def _validate(yolo: YOLO, **arguments: Any) -> dict[str, float]:
-    metrics = yolo.val(plots=False, verbose=False, **arguments)
-    return {"mAP50": float(metrics.box.map50), "mAP50-95": float(metrics.box.map)}

@@ -15,26 +15,31 @@ import copy
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from ultralytics.engine.model import Model
+from ultralytics.nn.modules.block import Attention
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils import LOGGER
 
 from spikeyolo.blocks import SpikeConv, SpikeEncoder
 from spikeyolo.fixed_point import (
     FINEST_GRID,
-    CodeDetect,
+    HEADS,
     CodeNeuron,
     Expectation,
     FixedPointConv,
+    GridActivation,
     PixelConv,
     PlaneConv,
+    Widen,
 )
-from spikeyolo.heads import SpikeDetect
-from spikeyolo.neurons import IBRALIF
+from spikeyolo.insertion import ACTIVATIONS
+from spikeyolo.neurons import IBRALIF, SiLU, neuron_in
 
 GRAPHS = ("spike", "integer")
 COARSEST_GRID = 6  # coarser ones cost accuracy (docs/export.md): the guarantee is given up instead, and that is told
@@ -216,7 +221,7 @@ def emitted_codes(model: nn.Module, images: Tensor) -> tuple[Any, list[tuple[str
     return output, found
 
 
-def pairs(model: nn.Module) -> list[tuple[str, nn.Module, str, nn.Module | None]]:
+def pairs(model: nn.Module) -> list[tuple[str, nn.Module, str, IBRALIF | None]]:
     """Find the convolutions of a fused spiking network, in the order of its modules.
 
     Returns:
@@ -226,27 +231,26 @@ def pairs(model: nn.Module) -> list[tuple[str, nn.Module, str, nn.Module | None]
     return sorted(_pairs(model), key=lambda pair: place[pair[0]])
 
 
-def _pairs(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module | None]]:
+def _pairs(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, IBRALIF | None]]:
     for prefix, module in model.named_modules():
-        if isinstance(module, SpikeConv):
-            neuron = module.act if isinstance(module.act, (IBRALIF, CodeNeuron)) else None
-            yield f"{prefix}.conv", module, "conv", neuron
-        elif isinstance(module, SpikeDetect):
-            for key, branches in module.named_children():
-                if key.endswith(("cv2", "cv3")):
-                    for name, branch in branches.named_children():
-                        children = dict(branch.named_children())
-                        (_, neuron), (last, _) = list(children.items())[2:4]
-                        yield f"{prefix}.{key}.{name}.{last}", branch, last, neuron
+        if isinstance(module, Conv):
+            neuron = module.act if isinstance(module, SpikeConv) else getattr(module, "neuron", None)
+            yield f"{prefix}.conv", module, "conv", neuron_in(neuron)
+        elif isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[-1], nn.Conv2d):  # of a head
+            last = str(len(module) - 1)
+            yield f"{prefix}.{last}", module, last, neuron_in(module[-2])
 
 
 def _check_spike_driven(model: nn.Module) -> None:
     """Refuse a network in which a convolution without neuron reads potentials."""
     layers = list(model.get_submodule("model"))  # pyright: ignore[reportArgumentType] (a Sequential)
+    without = {holder: name for name, holder, _, neuron in pairs(model) if neuron is None}
+    if inner := [name for holder, name in without.items() if holder not in layers]:
+        raise ValueError(f"{inner[0]} is a convolution without neuron, so it would take no spikes")
     for i, layer in enumerate(layers):
         source = layers[i - 1] if i else None
         pixels = source is None or isinstance(source, SpikeEncoder)
-        bare = isinstance(layer, SpikeConv) and not isinstance(layer.act, IBRALIF)
+        bare = layer in without
         if bare and (not pixels or getattr(layer, "f", -1) not in (-1, i - 1)):
             raise ValueError(
                 f"row {i} is a convolution without neuron that reads potentials, so it would take no spikes; "
@@ -262,84 +266,131 @@ def _check_spike_driven(model: nn.Module) -> None:
 def _replace(model: nn.Module) -> DeployForm:
     """Exchange neurons and convolutions for those of the deploy form, in place."""
     found = pairs(model)
-    factors = {neuron.N for *_, neuron in found if isinstance(neuron, IBRALIF)}
-    unit = max(factors)
+    unit = max(neuron.N for *_, neuron in found if neuron is not None)
     form = DeployForm(unit, {}, {})
+    parents = {child: (parent, key) for parent in model.modules() for key, child in parent.named_children()}
     for name, holder, attribute, neuron in found:
         conv = getattr(holder, attribute)
         if neuron is None:
             new = PixelConv(conv, scale=unit / 255, unit=unit, largest=255, grid=FINEST_GRID)
         else:
-            assert isinstance(neuron, IBRALIF)
-            form.neurons[name] = CodeNeuron(neuron, unit)
-            new = PlaneConv(conv, scale=unit / neuron.N, unit=unit, largest=neuron.D_N, grid=FINEST_GRID)
-            key = next(k for k, child in holder.named_children() if child is neuron)
-            setattr(holder, key, form.neurons[name])
+            form.neurons[name] = CodeNeuron(neuron, unit, conv.padding)
+            numbers = {"unit": unit, "largest": neuron.D_N, "rest": neuron.rest, "grid": FINEST_GRID}
+            new = PlaneConv(conv, scale=unit / neuron.N, **numbers)
+            parent, key = parents[neuron]
+            setattr(parent, key, form.neurons[name])
         setattr(holder, attribute, new.eval())
         form.convs[name] = new
-    heads: list[Any] = [m for m in model.modules() if isinstance(m, SpikeDetect)]
+    modules: list[Any] = list(model.modules())
+    for module in modules:
+        if isinstance(module, Conv) and isinstance(module.act, ACTIVATIONS):  # one instance may serve many
+            setattr(module, "act", GridActivation(module.act, unit))  # noqa: B010 (its declared type is narrower)
+        elif isinstance(module, SiLU):
+            parent, key = parents[module]
+            setattr(parent, key, GridActivation(module, unit))
+        elif isinstance(module, Attention):
+            _widen(module, unit)
+    heads: list[Any] = [m for m in model.modules() if isinstance(m, Detect)]
     for head in heads:
-        head.__class__ = CodeDetect  # the same parts, decoded otherwise
+        if type(head) not in HEADS:
+            raise ValueError(f"a {type(head).__name__} has no deploy form; heads are SpikeDetect and Detect")
+        head.__class__ = HEADS[type(head)]  # the same parts, decoded otherwise
         head.unit = unit
         if head.reg_max > 1:
             head.dfl = Expectation(head.reg_max)
     return form
 
 
+def _widen(attention: Any, unit: float) -> None:
+    """Let attention multiply potentials in float64, and round its result to the grid, in place."""
+    attention.qkv.act = Widen()
+    attention.scale = attention.scale / unit**2  # queries and keys come as unit * v, both
+    for conv in (attention.pe, attention.proj):
+        conv.neuron = nn.Sequential(GridActivation(None, unit), conv.neuron)
+
+
 def _choose_grids(model: nn.Module) -> None:
     """Snap every convolution to the finest grid on which its sums, and those that it is added to, stay exact."""
     form = form_of(model)
     groups: list[set[str]] = [{name} for name in form.convs]
+    lowest = min(neuron.scale for neuron in form.neurons.values())
     while True:
         form.inexact = {}
         coarser = False
-        for names, bound in _potentials(model):
+        found = _potentials(model)
+        for names, bound, _ in found.read:
             joined = [g for g in groups if g & names]
             group = set().union(*joined)
             if len(joined) > 1:  # what is added up shares a grid
                 groups = [g for g in groups if g not in joined] + [group]
+            # a grid is coarse in comparison with the codes of the neurons that read it
+            readers = [scale for others, _, scale in found.read if scale and others & group]
+            coarsest = COARSEST_GRID + math.floor(math.log2(max(readers, default=lowest)))
             grid = min(form.convs[name].grid for name in group)
-            if bound * 2.0**COARSEST_GRID > 2**SIGNIFICANT_BITS:
-                form.inexact |= dict.fromkeys(names, bound * 2.0**COARSEST_GRID)
+            if bound * 2.0**coarsest > 2**SIGNIFICANT_BITS:
+                form.inexact |= dict.fromkeys(names, bound * 2.0**coarsest)
             elif bound * 2.0**grid > 2**SIGNIFICANT_BITS:
-                grid = max(min(SIGNIFICANT_BITS - math.ceil(math.log2(bound)), grid - 1), COARSEST_GRID)
+                grid = max(min(SIGNIFICANT_BITS - math.ceil(math.log2(bound)), grid - 1), coarsest)
             for name in group:
                 if form.convs[name].grid != grid:
                     form.convs[name].snap(grid)
                     coarser = True
         if not coarser:
             break
+    for activation, names in found.rounded.items():
+        activation.grid = min(form.convs[name].grid for name in names)
     for conv in form.convs.values():
         conv.forget()
 
 
-def _potentials(model: Any) -> list[tuple[set[str], float]]:
-    """Return for every potential that is read: which convolutions add up in it, and its worst-case magnitude.
+class _Potentials(NamedTuple):
+    """What a run on bounds finds.
+
+    Args:
+        read: For every potential that is read: which convolutions add up in it, its worst-case magnitude, and the codes
+            per unit of it of the neuron that reads (0 where none does).
+        rounded: Which convolutions arrive at an activation.
+    """
+
+    read: list[tuple[set[str], float, float]]
+    rounded: dict[GridActivation, set[str]]
+
+
+def _potentials(model: Any) -> _Potentials:
+    """Return what is added up where, and its worst-case magnitude.
 
     The network runs once on bounds in place of numbers: each convolution gives its bounds (times a marker whose
-    gradient tells where it arrives), so additions, concatenations and poolings need no rule of their own.
+    gradient tells where it arrives), so additions, concatenations, poolings, activations and attention need no rule of
+    their own: none of them leaves the bounds.
     """
     form = form_of(model)
     first = next(model.parameters())
     markers = {name: torch.ones((), device=first.device) for name in form.convs}
-    potentials: list[tuple[set[str], float]] = [({n}, float(c.bounds().max())) for n, c in form.convs.items()]
+    found = _Potentials([({n}, float(c.bounds().max()), 0.0) for n, c in form.convs.items()], {})
 
     def give_bounds(name: str):
         def hook(conv: FixedPointConv, _, output: Tensor) -> Tensor:
             bounds = conv.bounds().to(output.dtype) * (1 + 1e-6)  # not below them after rounding and adding up
-            return (bounds * markers[name]).view(1, -1, 1, 1).expand(output.shape)
+            bounds = (bounds * markers[name]).view(1, -1, 1, 1)
+            return bounds.expand(output.shape).clone()  # activations write in place
 
         return hook
 
-    def read(_, inputs: tuple[Tensor]) -> Tensor:
+    def arriving(potential: Tensor) -> set[str]:
+        grads = torch.autograd.grad(potential.sum(), list(markers.values()), retain_graph=True, allow_unused=True)
+        return {name for name, grad in zip(markers, grads, strict=True) if grad is not None}
+
+    def read(neuron: CodeNeuron, inputs: tuple[Tensor]) -> Tensor:
         (potential,) = inputs
-        arriving = torch.autograd.grad(potential.sum(), list(markers.values()), retain_graph=True, allow_unused=True)
-        names = {name for name, grad in zip(markers, arriving, strict=True) if grad is not None}
-        potentials.append((names, float(potential.detach().max())))
+        found.read.append((arriving(potential), float(potential.detach().max()), neuron.scale))
         return torch.zeros_like(potential)
+
+    def round_(activation: GridActivation, inputs: tuple[Tensor]) -> None:
+        found.rounded[activation] = arriving(inputs[0])
 
     hooks = [conv.register_forward_hook(give_bounds(name)) for name, conv in form.convs.items()]
     hooks += [neuron.register_forward_pre_hook(read) for neuron in form.neurons.values()]
+    hooks += [m.register_forward_pre_hook(round_) for m in model.modules() if isinstance(m, GridActivation)]
     try:
         with torch.enable_grad():
             for marker in markers.values():
@@ -349,4 +400,4 @@ def _potentials(model: Any) -> list[tuple[set[str], float]]:
     finally:
         for hook in hooks:
             hook.remove()
-    return potentials
+    return found

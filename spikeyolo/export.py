@@ -23,6 +23,7 @@ from spikeyolo.assets import find_weights
 from spikeyolo.deployment import GRAPHS, DeployForm, deploy, form_of, trim
 from spikeyolo.files import sha256, whole_file
 from spikeyolo.fixed_point import CodeNeuron
+from spikeyolo.insertion import attention_of, real_valued
 from spikeyolo.neurons import IBRALIF
 from spikeyolo.plugin import EXPORT_ARGUMENTS
 
@@ -85,11 +86,13 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
     """
     graph = getattr(exporter.args, "graph", "spike")
     source: Path = exporter.file
+    real = real_valued(exporter.model)
     exporter.model = deploy(exporter.model)
     form = form_of(exporter.model)
     if getattr(exporter.args, "trim", False):
         trim(exporter.model, _images(exporter))
     exporter.metadata |= describe(form, graph=graph, source=source)
+    exporter.metadata |= {"real_valued": json.dumps(real), "attention": json.dumps(attention_of(exporter.model))}
     target = source.with_suffix(".onnx")
     with whole_file(target, "copy the checkpoint to a folder that you can write") as part:
         exporter.file = part
@@ -99,7 +102,7 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
         if graph == "spike":
             to_spike_graph(model, form.planes)
         onnx.save(model, part)
-        _log(model, form, graph, part)
+        _log(model, form, graph, part, real)
     exporter.file = source
     return str(target)
 
@@ -127,6 +130,7 @@ def describe(form: DeployForm, *, graph: str, source: Path) -> dict[str, str]:
         "N": common({n.N for n in neurons}),
         "T": common({n.T for n in neurons}),
         "decay": common({n.decay for n in neurons}),
+        "ranges": json.dumps({name: [n.D, n.N, n.rest] for name, n in form.neurons.items()}),
         "unit": json.dumps(form.unit),
         "planes": json.dumps(form.planes),
         "trimmed": json.dumps({name: n.ceiling for name, n in form.neurons.items() if n.ceiling < n.D_N}),
@@ -163,12 +167,7 @@ def name_layers(model: onnx.ModelProto, form: DeployForm) -> None:
     found = set()
     for node in model.graph.node:
         if node.op_type == "Conv":
-            path: list[str] = []
-            for part in node.name.split("/")[1:-1]:
-                if path and part.startswith(f"{path[-1]}."):  # the scope repeats its parent's name
-                    path.pop()
-                path.append(part)
-            layer = ".".join(path)
+            layer = scope(node.name)
             if layer in form.convs:
                 node.name = layer
                 found.add(layer)
@@ -176,6 +175,16 @@ def name_layers(model: onnx.ModelProto, form: DeployForm) -> None:
         raise RuntimeError(
             f"the exported graph has no convolution for {', '.join(sorted(missing))}; please report this"
         )
+
+
+def scope(node: str) -> str:
+    """Return the module that a node's name tells: ``/model.6/model.6.0/conv1/conv/Conv`` is model.6.0.conv1.conv."""
+    path: list[str] = []
+    for part in node.split("/")[1:-1]:
+        if path and part.startswith(f"{path[-1]}."):  # the scope repeats its parent's name
+            path.pop()
+        path.append(part)
+    return ".".join(path)
 
 
 def to_spike_graph(model: onnx.ModelProto, planes: Mapping[str, int]) -> None:
@@ -237,7 +246,7 @@ def _accumulate(conv: onnx.NodeProto, planes: list[str], layer: str) -> Iterator
         total = current
 
 
-def _log(model: onnx.ModelProto, form: DeployForm, graph: str, file: Path) -> None:
+def _log(model: onnx.ModelProto, form: DeployForm, graph: str, file: Path, real: list[str]) -> None:
     """Tell what has been written."""
     count, stem = len(form.planes), [name for name in form.convs if name not in form.planes]
     prefix = colorstr("ONNX:")
@@ -246,6 +255,8 @@ def _log(model: onnx.ModelProto, form: DeployForm, graph: str, file: Path) -> No
         f"{prefix} {graph} graph: {count} convolutions take {takes}, the stem {' '.join(stem)} takes pixels "
         f"({file.stat().st_size / 2**20:.1f} MB, {len(model.graph.node)} nodes)"
     )
+    if real[1:-1]:  # beside stem and decoder
+        LOGGER.info(f"{prefix} real-valued: {'; '.join(real)}")
     if cut := form.trim:
         LOGGER.info(
             f"{prefix} trimmed {cut.planes} planes that {cut.calibrated} batches never use; on {cut.held_out} others "

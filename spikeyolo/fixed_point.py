@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from ultralytics.nn.modules.head import Detect
 
 from spikeyolo.heads import SpikeDetect
 from spikeyolo.neurons import IBRALIF
@@ -22,13 +23,18 @@ class FixedPointConv(nn.Conv2d):
         scale: Factor of its weights: unit / N of the neuron before it (unit / 255 for the stem).
         unit: Potentials come out as unit * v.
         largest: Largest operand.
+        rest: Operand that means 0; not 0 itself for a neuron that reads potentials on both sides of 0. The bias takes
+            it back, and the operand comes with a border of it in place of zero padding.
         grid: Weights and biases are multiples of 2^-grid, until `snap` chooses another grid.
     """
 
-    def __init__(self, conv: nn.Conv2d, *, scale: float, unit: float, largest: int, grid: int = FINEST_GRID):
+    def __init__(
+        self, conv: nn.Conv2d, *, scale: float, unit: float, largest: int, rest: int = 0, grid: int = FINEST_GRID
+    ):
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size)
-        super().__init__(*shape, conv.stride, conv.padding, conv.dilation, conv.groups, device=conv.weight.device)  # pyright: ignore[reportArgumentType]
-        self.largest = largest
+        padding = 0 if rest else conv.padding
+        super().__init__(*shape, conv.stride, padding, conv.dilation, conv.groups, device=conv.weight.device)  # pyright: ignore[reportArgumentType]
+        self.largest, self.rest = largest, rest
         self.factored_weights: int | None = getattr(conv, "factored_weights", None)
         self._exact_weight = conv.weight.detach().double() * scale
         bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
@@ -47,7 +53,8 @@ class FixedPointConv(nn.Conv2d):
         steps = (self._exact_weight.flatten(1) * 2.0**grid).cumsum(1).round()
         weight = torch.diff(steps, dim=1, prepend=torch.zeros_like(steps[:, :1])) / 2.0**grid
         self.weight.data.copy_(weight.view_as(self.weight))
-        self.bias.data.copy_((self._exact_bias * 2.0**grid).round() / 2.0**grid + 0.0)  # no -0.0: it looks different
+        bias = (self._exact_bias * 2.0**grid).round() / 2.0**grid - self.rest * weight.sum(1)
+        self.bias.data.copy_(bias + 0.0)  # no -0.0: it looks different
 
     def forget(self) -> None:
         """Drop the unrounded weights."""
@@ -102,16 +109,21 @@ class PlaneConv(FixedPointConv):
 class CodeNeuron(nn.Module):
     """The neuron in units of u = unit * v: potentials (T*B, ...) to codes of the same shape.
 
-    u[t] = x[t] + decay * (u[t-1] - k[t-1] / scale),   k[t] = round(clip(scale * u[t], 0, ceiling))
+    u[t] = x[t] + decay * (u[t-1] - k[t-1] / scale),
+    k[t] = rest + round(clip(scale * u[t], -rest, ceiling - rest))
 
     Args:
         neuron: The trained neuron.
         unit: Potentials come as unit * v.
+        padding: Zero padding (height, width) of the convolution behind it: a border of code ``rest``, if that is not 0.
     """
 
-    def __init__(self, neuron: IBRALIF, unit: float):
+    def __init__(self, neuron: IBRALIF, unit: float, padding: tuple[int, int] = (0, 0)):
         super().__init__()
         self.D, self.N, self.T, self.decay = neuron.D, neuron.N, neuron.T, neuron.decay
+        self.rest = neuron.rest
+        height, width = padding if neuron.rest else (0, 0)
+        self.border = (width, width, height, height)
         self.scale = neuron.N / unit
         self.D_N = self.ceiling = neuron.D_N  # the ceiling is lower where planes are trimmed
 
@@ -122,15 +134,20 @@ class CodeNeuron(nn.Module):
 
     def emit(self, u: Tensor) -> Tensor:
         """Return the codes of potentials."""
-        if self.scale != 1:
-            u = u * self.scale
-        # Clipping first gives the same codes, and ONNX Runtime joins it to the convolution before.
-        return u.clamp(0, self.ceiling).round_()
+        # Clipping first gives the same codes, and ONNX Runtime joins it to the convolution before. Were scaling first,
+        # it would be joined to the weights, which would leave their grid.
+        low, high = -self.rest, self.ceiling - self.rest
+        if self.scale == 1:
+            codes = u.clamp(low, high).round_()
+        else:
+            codes = u.clamp(low / self.scale, high / self.scale).mul(self.scale).round_()
+        return codes + self.rest if self.rest else codes
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the codes of all timesteps."""
         if self.T == 1:
-            return self.emit(x)
+            codes = self.emit(x)
+            return nn.functional.pad(codes, self.border, value=float(self.rest)) if any(self.border) else codes
         u, *currents = x.chunk(self.T)
         codes = [self.emit(u)]
         for current in currents:
@@ -142,11 +159,46 @@ class CodeNeuron(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the numbers of the neuron."""
-        return f"codes=0..{self.ceiling}, scale={self.scale:g}, T={self.T}, decay={self.decay:g}"
+        rest = f", rest={self.rest}" if self.rest else ""
+        return f"codes=0..{self.ceiling}, scale={self.scale:g}, T={self.T}, decay={self.decay:g}{rest}"
 
 
-class CodeDetect(SpikeDetect):
-    """The head in deploy form: potentials u = unit * v in, decoded in float64.
+class GridActivation(nn.Module):
+    """An activation of potentials u = unit * v, evaluated in float64 and rounded to the grid: (B, ...) to the same.
+
+    Exponentials differ between runtimes in their last bits; of float64 these are gone behind the rounding.
+
+    Args:
+        activation: Any elementwise function of v; None if potentials come in float64 and only need rounding.
+        unit: Potentials come and go as unit * v.
+    """
+
+    def __init__(self, activation: nn.Module | None, unit: float):
+        super().__init__()
+        self.activation, self.unit, self.grid = activation, unit, FINEST_GRID
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Return the potentials in float32, multiples of 2^-grid."""
+        u = u.double()
+        if self.activation is not None:
+            u = self.activation(u / self.unit) * self.unit
+        return ((u * 2.0**self.grid).round() / 2.0**self.grid).float()
+
+    def extra_repr(self) -> str:
+        """Return the grid."""
+        return f"grid=2^-{self.grid}"
+
+
+class Widen(nn.Module):
+    """Potentials in float64, for what multiplies them with each other (attention)."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Return the same numbers in float64."""
+        return u.double()
+
+
+class _CodeHead(Detect):
+    """A head in deploy form: potentials u = unit * v in, decoded in float64.
 
     Exponentials differ between runtimes in their last bits; of float64 these are gone when boxes and scores are rounded
     to float32.
@@ -157,12 +209,23 @@ class CodeDetect(SpikeDetect):
     def forward_head(
         self, x: list[Tensor], box_head: nn.Module | None = None, cls_head: nn.Module | None = None
     ) -> dict[str, Tensor]:
-        """Return raw boxes and scores as `SpikeDetect` does, in float64."""
+        """Return raw boxes and scores, in float64."""
         preds = super().forward_head(x, box_head, cls_head)
         return preds | {key: preds[key].double() / self.unit for key in preds.keys() & {"boxes", "scores"}}
 
     def _inference(self, x: dict[str, Tensor]) -> Tensor:
         return super()._inference(x).float()
+
+
+class CodeDetect(_CodeHead, SpikeDetect):
+    """`SpikeDetect` in deploy form."""
+
+
+class CodeStockDetect(_CodeHead):
+    """Ultralytics' `Detect` with neurons, in deploy form."""
+
+
+HEADS: dict[type[Detect], type[_CodeHead]] = {SpikeDetect: CodeDetect, Detect: CodeStockDetect}
 
 
 class Expectation(nn.Module):

@@ -56,13 +56,27 @@ class Images:
             raise FileNotFoundError(str(e).splitlines()[0]) from e  # the formats that it knows fill the next lines
 
     @classmethod
-    def of_data(cls, data: str, split: str, limit: int) -> Images:
+    def of_data(cls, data: str, split: str, limit: int, *, classes: int = 0) -> Images:
         """Read images of a data set, spread evenly over a split.
+
+        Args:
+            data: Data set (YAML).
+            split: Its split.
+            limit: Largest number of images.
+            classes: Number of classes that it must have; 0 for any.
 
         Raises:
             FileNotFoundError: If the data set, the split or its images are missing.
+            ValueError: If it is no data set, or has another number of classes.
         """
-        found = check_det_dataset(data)
+        if not data:
+            raise ValueError("data= is missing, e.g. data=photo-digits.yaml")
+        try:
+            found: dict[str, Any] = check_det_dataset(data)
+        except SyntaxError as e:  # how Ultralytics names a missing key
+            raise ValueError(f"data={data} is no data set: {e}") from e
+        if classes and found["nc"] != classes:
+            raise ValueError(f"{data} has {found['nc']} classes, the model {classes}; they must be the same")
         if not found.get(split):
             given = [key for key in ("train", "val", "test") if found.get(key)]
             raise FileNotFoundError(f"{data} has no split {split!r}; splits are {', '.join(given)}")

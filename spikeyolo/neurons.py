@@ -8,8 +8,9 @@ This module and those that it imports need torch alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,8 @@ class IBRALIF(nn.Module):
         N: Range-alignment factor: codes per unit of potential. ``D * N`` is the largest code and must be whole.
         T: Timesteps.
         decay: Membrane decay between timesteps, 0 to 1.
+        rest: Code of potential 0, for potentials on both sides of it: k = clip(round(N * v) + rest, 0, D_N), spike
+            value (k - rest) / N. D is then the width of the range. 0 is the neuron of the paper.
 
     Shape:
         Input and output (T*B, ...). Outputs are spike values ``k / N`` in the dtype of the input, but float32 under
@@ -127,9 +130,11 @@ class IBRALIF(nn.Module):
         arXiv 2506.05679, Eq. 9-16.
     """
 
-    def __init__(self, D: float = 5.11, N: float = 100, *, T: int = 1, decay: float = DECAY):
+    rest = 0  # of checkpoints that were written before it existed
+
+    def __init__(self, D: float = 5.11, N: float = 100, *, T: int = 1, decay: float = DECAY, rest: int = 0):
         super().__init__()
-        for name, value in {"D": D, "N": N, "T": T, "decay": decay}.items():
+        for name, value in {"D": D, "N": N, "T": T, "decay": decay, "rest": rest}.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ValueError(f"{name} must be a number, got {value!r}")
         if D <= 0 or N <= 0:
@@ -144,7 +149,11 @@ class IBRALIF(nn.Module):
             raise ValueError(f"T must be a whole number of timesteps >= 1, got {T:g}; try T=1")
         if not 0 <= decay <= 1:
             raise ValueError(f"decay must lie between 0 and 1, got {decay:g}; try decay={DECAY}")
-        self.D, self.N, self.T, self.decay = float(D), float(N), int(T), float(decay)
+        if int(rest) != rest or not 0 <= rest < D_N:
+            raise ValueError(f"rest must be a whole code from 0 to D * N - 1 = {D_N - 1}, got {rest:g}; try rest=0")
+        if rest and T > 1:
+            raise ValueError(f"a neuron with rest={rest} has one timestep, got T={T:g}; use T=1")
+        self.D, self.N, self.T, self.decay, self.rest = float(D), float(N), int(T), float(decay), int(rest)
 
     @property
     def D_N(self) -> int:
@@ -169,13 +178,24 @@ class IBRALIF(nn.Module):
         if x.requires_grad and torch.is_grad_enabled():
             _check_batch(x, self.T)
             through = _StraightThrough.apply if torch.compiler.is_compiling() else straight_through
-            return through(x, self.N, self.D_N, self.T, self.decay, dtype)
+            if not self.rest:
+                return through(x, self.N, self.D_N, self.T, self.decay, dtype)
+            spikes = through(self._raised(x), self.N, self.D_N, self.T, self.decay, torch.float32)
+            return (spikes - self.rest / self.N).to(dtype)
         # no gradient wanted: plain operations, which the ONNX and TorchScript exporters can trace
-        return simulate(x, lambda v: fire(v, self.N, self.D_N).div_(self.N), T=self.T, decay=self.decay).to(dtype)
+        x = self._raised(x) if self.rest else x
+        spikes = simulate(x, lambda v: fire(v, self.N, self.D_N).div_(self.N), T=self.T, decay=self.decay)
+        return (spikes - self.rest / self.N if self.rest else spikes).to(dtype)
+
+    def _raised(self, x: Tensor) -> Tensor:
+        """Return currents that hold the potential at code ``rest`` where there is no input: it is not emitted."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return x + self.rest / self.N
 
     def extra_repr(self) -> str:
         """Return the numbers of the neuron."""
-        return f"D={self.D:g}, N={self.N:g}, T={self.T}, decay={self.decay:g}, planes={self.planes}"
+        rest = f", rest={self.rest}" if self.rest else ""
+        return f"D={self.D:g}, N={self.N:g}, T={self.T}, decay={self.decay:g}, planes={self.planes}{rest}"
 
 
 SPIKING = {  # the numbers behind the names of the field
@@ -218,6 +238,8 @@ class NeuronConfig:
         N: Range-alignment factor (spiking types).
         T: Timesteps.
         decay: Membrane decay.
+        activation: "silu" for potentials that a neuron reads through this function (a converted silu twin).
+        ranges: [D, N, rest] of each neuron by its name within the layers (a converted network), in place of D and N.
 
     Raises:
         ValueError: For an unknown type or key, missing or contradicting numbers.
@@ -228,6 +250,8 @@ class NeuronConfig:
     N: float | None = None
     T: int = 1
     decay: float = DECAY
+    activation: str | None = None
+    ranges: Mapping[str, Sequence[float]] | None = field(default=None, repr=False)
 
     @classmethod
     def preset(cls, name: str) -> NeuronConfig:
@@ -247,9 +271,18 @@ class NeuronConfig:
     def __post_init__(self):
         if self.type not in (*SPIKING, *TWINS):
             raise ValueError(f"unknown neuron type {self.type!r}; types are {', '.join((*SPIKING, *TWINS))}")
+        if self.activation not in (None, "silu"):
+            raise ValueError(f"activation must be silu or left away, got {self.activation!r}")
         if self.type in TWINS:
-            if (self.D, self.N, self.T) != (None, None, 1):
+            if (self.D, self.N, self.T, self.activation, self.ranges) != (None, None, 1, None, None):
                 raise ValueError(f"neuron type {self.type} takes no D or N and T = 1, got {self}; drop the numbers")
+            return
+        if self.ranges is not None:
+            if (self.type, self.D, self.N, self.T) != ("ibra-lif", None, None, 1) or not self.ranges:
+                raise ValueError(f"neurons with ranges: have type ibra-lif, T = 1 and no D or N, got {self}")
+            for name, numbers in self.ranges.items():
+                if len(numbers) != 3:
+                    raise ValueError(f"the range of {name} must be [D, N, rest], got {numbers}")
             return
         if missing := [name for name in ("D", "N") if getattr(self, name) is None]:
             raise ValueError(
@@ -261,6 +294,12 @@ class NeuronConfig:
             raise ValueError(f"{self.type} has N = 1, got N={self.N}; ibra-lif takes any N")
         self()  # the neuron checks its own numbers
 
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the ``neuron:`` entry of a model YAML."""
+        if not self.spiking:
+            return {"type": self.type}
+        return {key: value for key, value in vars(self).items() if value is not None}
+
     @property
     def spiking(self) -> bool:
         """Whether this is a neuron and not the activation of an ANN twin."""
@@ -270,9 +309,35 @@ class NeuronConfig:
         """Make one neuron (or one activation of the twin)."""
         if self.type in TWINS:
             return TWINS[self.type]()
-        assert self.D is not None
-        assert self.N is not None
-        return IBRALIF(self.D, self.N, T=self.T, decay=self.decay)
+        numbers = {"D": self.D, "N": self.N} if self.ranges is None else SPIKING[self.type]  # until `set_ranges`
+        neuron = IBRALIF(**numbers, T=self.T, decay=self.decay)  # pyright: ignore[reportArgumentType] (checked)
+        return nn.Sequential(SiLU(), neuron) if self.activation else neuron
+
+    def set_ranges(self, layers: nn.Module) -> None:
+        """Give each neuron within layers its own range, if there are any.
+
+        Raises:
+            ValueError: If a range is missing, left over or impossible.
+        """
+        if self.ranges is None:
+            return
+        neurons = {name: module for name, module in layers.named_modules() if isinstance(module, IBRALIF)}
+        if missing := sorted(neurons.keys() ^ self.ranges.keys()):
+            what = "has no range" if missing[0] in neurons else "is no neuron of this network"
+            raise ValueError(f"{missing[0]} {what}: the ranges are those of a network of another size")
+        for name, neuron in neurons.items():
+            D, N, rest = self.ranges[name]
+            try:
+                neuron.__init__(D, N, T=self.T, decay=self.decay, rest=int(rest))
+            except ValueError as e:
+                raise ValueError(f"{name}: {e}") from e
+
+
+def neuron_in(module: nn.Module | None) -> IBRALIF | None:
+    """Return the neuron that a module is or ends in (behind an activation), if it does."""
+    if isinstance(module, nn.Sequential) and len(module):
+        return neuron_in(module[-1])
+    return module if isinstance(module, IBRALIF) else None
 
 
 def _example(name: str) -> str:

@@ -16,6 +16,7 @@ from ultralytics.utils.ops import make_divisible
 from spikeyolo.assets import ARCHITECTURE
 from spikeyolo.blocks import SpikeBlock, SpikeConv, SpikeDown, SpikeEncoder, SpikeRepBlock, SpikeSPPF
 from spikeyolo.heads import SpikeDetect
+from spikeyolo.insertion import insert_neurons
 from spikeyolo.neurons import NeuronConfig
 
 PREFIXES = {  # first part of a model's name: the neuron in the one architecture file
@@ -56,7 +57,7 @@ def load_yaml(path: str | Path) -> dict[str, Any] | None:
         if name["neuron"]:
             if name["neuron"] not in PREFIXES:
                 raise ValueError(f"{path}: unknown neuron {name['neuron']!r}; names begin with {', '.join(PREFIXES)}")
-            d["neuron"] = _named_neuron(PREFIXES[name["neuron"]])
+            d["neuron"] = NeuronConfig.preset(PREFIXES[name["neuron"]]).to_mapping()
     elif (base := re.fullmatch(r"(.+)-(\w+)", path.stem)) and path.with_name(base[1] + path.suffix).is_file():
         d, wanted = YAML.load(str(path.with_name(base[1] + path.suffix))), base[2]
     else:
@@ -70,26 +71,54 @@ def load_yaml(path: str | Path) -> dict[str, Any] | None:
     return d
 
 
-def _named_neuron(type_: str) -> dict[str, Any]:
-    config = NeuronConfig.preset(type_)
-    return {k: v for k, v in vars(config).items() if v is not None} if config.spiking else {"type": type_}
-
-
 def is_spiking_yaml(d: object) -> bool:
     """Return whether a model dictionary is ours: it has ``neuron:`` or names one of our blocks."""
-    if not isinstance(d, Mapping):
-        return False
+    return isinstance(d, Mapping) and ("neuron" in d or _has_our_rows(d))
+
+
+def _has_our_rows(d: Mapping[str, Any]) -> bool:
     rows = [row for part in ("backbone", "head") for row in d.get(part) or []]
-    return "neuron" in d or any(isinstance(row, list) and len(row) > 2 and row[2] in BLOCKS for row in rows)
+    return any(isinstance(row, list) and len(row) > 2 and row[2] in BLOCKS for row in rows)
 
 
-def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
+def parse_stock_model(
+    d: dict[str, Any], ch: int, verbose: bool, stock: Callable[..., tuple[nn.Sequential, list[int]]]
+) -> tuple[nn.Sequential, list[int]]:
+    """Build a network of Ultralytics' own blocks, with a neuron before each convolution but the first.
+
+    Args:
+        d: Model dictionary: that of a stock detector with ``neuron:``.
+        ch: Input channels.
+        verbose: Whether to log one line per layer.
+        stock: Ultralytics' own function that builds the layers.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        ValueError: For a neuron that does not fit, or a block of which no spiking form is known.
+    """
+    config = NeuronConfig.from_mapping(d["neuron"])
+    if not config.spiking or config.T > 1 or config.activation:
+        raise ValueError(f"stock blocks take a spiking neuron with T = 1 and without activation, got {config}")
+    layers, save = stock(d, ch, verbose)
+    insert_neurons(layers, config)
+    config.set_ranges(layers)
+    if verbose:
+        LOGGER.info(f"neuron before each convolution but the first: {config}")
+    return layers, save
+
+
+def parse_model(
+    d: dict[str, Any], ch: int, verbose: bool = True, *, stock: Callable[..., Any] | None = None
+) -> tuple[nn.Sequential, list[int]]:
     """Build the layers of a spiking model.
 
     Args:
         d: Model dictionary: nc, neuron, backbone, head; optional scales and scale, residual_gamma, reg_max, end2end.
         ch: Input channels.
         verbose: Whether to log one line per layer.
+        stock: Ultralytics' own function, for a dictionary of its own blocks with ``neuron:``.
 
     Returns:
         Layers with Ultralytics' attributes i, f, type and np, and the sorted indices whose outputs are needed later.
@@ -97,6 +126,8 @@ def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Se
     Raises:
         ValueError: Names the row or key, the value and the remedy.
     """
+    if stock is not None and not _has_our_rows(d):
+        return parse_stock_model(d, ch, verbose, stock)
     config = NeuronConfig.from_mapping(d.get("neuron"))
     nc = d.get("nc")
     if not isinstance(nc, int) or nc < 1:
@@ -150,9 +181,11 @@ def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Se
         save.extend(f % i for f in sources if f != -1)
         layers.append(layer)
         channels.append(c2)
+    network = nn.Sequential(*layers)
+    config.set_ranges(network)
     if verbose:
         LOGGER.info(f"neuron: {config}")
-    return nn.Sequential(*layers), sorted(set(save))
+    return network, sorted(set(save))
 
 
 def _read_row(i: int, row: object, where: str) -> tuple[int | list[int], int, type[nn.Module], list[Any]]:

@@ -187,7 +187,9 @@ def _patch_models(undo: list[Callable[[], object]]) -> None:
         def patched(d, ch, verbose=True):
             from spikeyolo import parser
 
-            return (parser.parse_model if parser.is_spiking_yaml(d) else original)(d, ch, verbose)
+            if not parser.is_spiking_yaml(d):
+                return original(d, ch, verbose)
+            return parser.parse_model(d, ch, verbose, stock=original)
 
         return patched
 

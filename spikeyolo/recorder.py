@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from ultralytics.engine.model import Model
 from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.nn.modules.block import DFL
+from ultralytics.nn.modules.block import DFL, Attention
 
 from spikeyolo.blocks import RepChain, SepChain, factored
 from spikeyolo.fixed_point import CodeNeuron, PlaneConv
@@ -112,6 +112,10 @@ class _Recorder:
             weight = getattr(module, "weight", None)
             if weight is not None and weight.ndim > 1 and inputs and self._source(inputs) is not None:
                 self.recording.uncounted.add(type(module).__name__)
+        elif isinstance(module, Attention):
+            dims = module.num_heads, module.key_dim, module.head_dim
+            layer = LayerSpikes.attention(role, self.T, inputs[0].shape, dims)
+            self.layers[layer.name] = layer
         elif role != PART:
             self._count(role, module, inputs, output)
         if module is self.root:
@@ -134,12 +138,15 @@ class _Recorder:
         if isinstance(neuron, CodeNeuron):
             D_N, N, T, codes = neuron.ceiling, neuron.N, neuron.T, x
         elif isinstance(neuron, IBRALIF):
-            D_N, N, T, codes = neuron.D_N, neuron.N, neuron.T, (x * neuron.N).round_()
+            D_N, N, T, codes = neuron.D_N, neuron.N, neuron.T, (x * neuron.N).round_() + neuron.rest
         else:
             D_N, N, T, codes = 0, 0.0, self.T, x != 0
         binary = D_N == 1 or (isinstance(module, PlaneConv) and module.spike_driven)
         operand = "real" if not D_N else "binary" if binary else "code"
-        layer = LayerSpikes.of((name, operand, D_N, N, T), codes, _deployed(module), output.numel())
+        synapse = _deployed(module)
+        if isinstance(neuron, IBRALIF) and neuron.rest and isinstance(synapse, nn.Conv2d):
+            synapse, codes = _bordered(synapse, codes, neuron.rest)
+        layer = LayerSpikes.of((name, operand, D_N, N, T), codes, synapse, output.numel())
         self.layers[name] = self.layers[name] + layer if name in self.layers else layer
 
 
@@ -157,10 +164,17 @@ def _roles(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
         elif isinstance(module, (RepChain, SepChain, DFL)):
             whole = name
             yield module, PART if isinstance(module, DFL) else name
-        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+        elif isinstance(module, (nn.Conv2d, nn.Linear, Attention)):
             yield module, name or type(module).__name__
         else:
             yield module, OTHER
+
+
+def _bordered(conv: nn.Conv2d, codes: Tensor, rest: int) -> tuple[nn.Conv2d, Tensor]:
+    """Return a convolution without padding, and its codes with a border that means 0, as in deploy form."""
+    height, width = (side for side in conv.padding if isinstance(side, int))
+    shape = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, 0, conv.dilation, conv.groups
+    return nn.Conv2d(*shape, device="meta"), nn.functional.pad(codes, (width, width, height, height), value=rest)  # pyright: ignore[reportArgumentType]
 
 
 def _deployed(module: nn.Module) -> Synapse:

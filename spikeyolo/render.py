@@ -169,6 +169,8 @@ def _neuron(neuron: dict[str, Any]) -> str:
     if not neuron:
         return "none (ANN)"
     numbers = ", ".join(f"{key} {neuron[key]:g}" for key in ("D", "N", "T") if neuron.get(key) is not None)
+    if "N" in neuron and neuron["N"] is None:
+        return f"{neuron['type']} (a range per layer)"
     return f"{neuron['type']} ({numbers})" if numbers else f"{neuron['type']} (ANN)"
 
 
@@ -191,6 +193,7 @@ def _facts(model: dict[str, Any]) -> Section:
         "images": f"{images['source']}{skipped}",
         "mAP50, mAP50-95": ", ".join(f"{metrics[key]:.4f}" for key in ("mAP50", "mAP50-95") if key in metrics),
         "no mAP because": metrics.get("problem", ""),
+        "real-valued": "; ".join(model.get("real_valued", ())),
         "not counted": ", ".join(model["uncounted"]),
         "MACs, dense": f"{totals['macs']:,.0f}",
         "MACs of an ANN of the same layers": f"{totals['factored_macs']:,.0f}",

@@ -172,7 +172,7 @@ def _count(model: CountedModel, images: Images, label: str) -> tuple[bool, Batch
 def _validate(model: CountedModel, data: str, split: str, folder: Path) -> dict[str, Any] | None:
     """Return mAP on the whole split; nothing if interrupted. A failure costs the mAP, not the counts."""
     try:
-        return model.val(data=data, split=split, project=str(folder), name="val")
+        return model.val(folder, data=data, split=split)
     except KeyboardInterrupt:
         LOGGER.warning("interrupted in validation; writing what was counted, without mAP")
         return {}

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from spikeyolo.export import digest
+from spikeyolo.export import digest, scope
 from spikeyolo.intervals import SIGNIFICANT, Array, Graph, Values
 
 ACCUMULATING = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv"}
@@ -99,6 +99,7 @@ class SpikeGraph:
         self.spiking = 0
         self.metadata = {p.key: p.value for p in model.metadata_props}
         self._bits, self._codes = self._find_planes()
+        self.attention = self._find_attention()
         self.checks = [self._known(), self._operands(), *self._sums()]
         self.checks += [self._as_exported()] if "weights_sha256" in self.metadata else []
 
@@ -172,8 +173,37 @@ class SpikeGraph:
             source = self.graph.producer.get(source.input[0])
         return source is not None and source.op_type == "Softmax"
 
+    def _find_attention(self) -> dict[str, str]:
+        """Return the products of attention: results of MatMuls around a Softmax, with the noted module's name.
+
+        Their operands are real values: they are excepted only where the exporter has noted them.
+        """
+        noted = json.loads(self.metadata.get("attention", "{}"))
+        consumers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.model.graph.node:
+            for name in node.input:
+                consumers.setdefault(name, []).append(node)
+
+        def is_softmax(name: str, step: Any) -> bool:
+            node = step(name)
+            while node is not None and node.op_type in MOVING:
+                node = step(node.output[0] if step is after else node.input[0])
+            return node is not None and node.op_type == "Softmax"
+
+        def after(name: str) -> onnx.NodeProto | None:
+            found = consumers.get(name, [])
+            return found[0] if len(found) == 1 else None
+
+        found = {}
+        for node in self.model.graph.node:
+            if node.op_type == "MatMul" and (name := scope(node.name)) in noted:
+                weights = any(is_softmax(i, self.graph.producer.get) for i in node.input)
+                if weights or is_softmax(node.output[0], after):
+                    found[node.output[0]] = name
+        return found
+
     def _operands(self) -> Check:
-        """Demand that every data operand is 0 or 1; name stem and decoder."""
+        """Demand that every data operand is 0 or 1; name stem, attention and decoder."""
         after = self._after_sums()
         stems: dict[str, str] = {}
         decoders, problems, total = [], [], 0
@@ -181,6 +211,8 @@ class SpikeGraph:
             if node.op_type not in ACCUMULATING:
                 continue
             total += 1
+            if node.output[0] in self.attention:
+                continue
             operands = [name for name in node.input[:2] if self.graph.array(name) is None]
             found: list[Values] = [self.graph[name] for name in operands]
             name = self.name(node)
@@ -192,7 +224,9 @@ class SpikeGraph:
                 stems[node.input[1]] = f"stem {name} (takes {found[0]})"
             else:
                 problems.append(f"{name}: an operand is {' and '.join(map(str, found))}, not a spike (0 or 1)")
-        excepted = [*stems.values(), *decoders]
+        products = {name: list(self.attention.values()).count(name) for name in self.attention.values()}
+        attention = [f"attention {name} ({n} products of real values)" for name, n in products.items()]
+        excepted = [*stems.values(), *attention, *decoders]
         if not self.spiking:
             problems.insert(0, "no convolution takes spikes: this is no spike graph")
             if self.metadata.get("graph") == "integer":
@@ -248,7 +282,7 @@ class SpikeGraph:
                 forms[node.output[0]] = form
                 self._complete(form, node.output[0])
             constant = self._has_constant_weight(node)
-            if node.op_type in ACCUMULATING and not constant:
+            if node.op_type in ACCUMULATING and not constant and node.output[0] not in self.attention:
                 wrong[node.output[0]] = f"{self.name(node)}: its weights are computed, so it cannot be followed"
             if (form or constant) and not (constant and self._is_decoder(node)):
                 result = self.graph[node.output[0]]
@@ -277,7 +311,7 @@ class SpikeGraph:
             node = self.graph.producer.get(pending.pop())
             if node is not None and node.op_type == "Clip":
                 found.append(node.input[0])
-            elif node is not None and node.op_type in {"Round", "Concat"}:
+            elif node is not None and node.op_type in {"Round", "Mul", "Add", "Concat", "Pad"}:
                 pending += node.input
         return found
 

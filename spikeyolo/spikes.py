@@ -96,6 +96,31 @@ class LayerSpikes:
             largest=largest.astype(np.int64),
         )
 
+    @classmethod
+    def attention(cls, name: str, T: int, shape: tuple[int, ...], dims: tuple[int, int, int]) -> LayerSpikes:
+        """Return the products of an attention: queries by keys, and the shares that they make by values.
+
+        Args:
+            name: Name of the module.
+            T: Timesteps.
+            shape: Its input, (T*B, C, H, W).
+            dims: Heads, key and value channels per head.
+        """
+        frames, _, height, width = shape
+        heads, keys, values = dims
+        places = height * width
+        operands = frames * heads * (keys + values) * places  # each meets every place
+        return cls(
+            *(f"{name} (products)", "real", 0, 0.0, T),
+            weights=0,
+            outputs=frames * heads * (places + values) * places,
+            macs=operands * places,
+            factored_macs=operands * places,
+            frames=frames,
+            counts={places: np.array([0, operands])},
+            largest=np.ones(1, np.int64),
+        )
+
     def __add__(self, other: LayerSpikes) -> LayerSpikes:
         """Return the totals of two recordings of the same layer."""
         counts = {key: _sum(self.counts.get(key), other.counts.get(key)) for key in self.counts | other.counts}

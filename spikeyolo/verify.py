@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -123,7 +123,7 @@ def _compare(graph: SpikeGraph, batches: list[Array], torch_form: Any) -> Iterat
         ours = dict(zip(names, spike.run(names, {feed: batch}), strict=True))
         count += sum(ours[name].size for name in codes)
         spikes += sum(int(np.bitwise_count(ours[name].astype(np.uint32)).sum()) for name in codes)
-        cut += sum(int((np.rint(ours[name]) > limit).sum()) for name, limit in clipped.items())
+        cut += sum(clip.count(ours[name]) for name, clip in clipped.items())
         for who, session in sessions.items():
             names = [*wanted, *codes]
             theirs = dict(zip(names, session.run(names, {feed: batch}), strict=True))
@@ -173,12 +173,26 @@ def _run_torch(graph: SpikeGraph, model: Any, batch: Array) -> tuple[dict[str, A
     return {names[name]: codes.numpy() for name, codes in found if name in names}, decoded.numpy()
 
 
-def _clips(graph: SpikeGraph) -> dict[str, int]:
-    """Return the potentials that trimmed neurons clip, with the largest code left."""
-    trimmed: dict[str, int] = json.loads(graph.metadata.get("trimmed", "{}"))
-    return {
-        potential: trimmed[graph.names[layer]]
-        for layer in graph.layers
-        if graph.names[layer] in trimmed
-        for potential in graph.potentials(layer)
-    }
+class _Clip(NamedTuple):
+    """How a trimmed neuron makes codes of potentials, and the largest code left."""
+
+    limit: int
+    scale: float
+    rest: int
+
+    def count(self, potentials: Array) -> int:
+        """Return how many codes of potentials are clipped."""
+        return int((np.rint(potentials * np.float32(self.scale)) + self.rest > self.limit).sum())
+
+
+def _clips(graph: SpikeGraph) -> dict[str, _Clip]:
+    """Return the potentials that trimmed neurons clip."""
+    noted = {key: json.loads(graph.metadata.get(key, "{}")) for key in ("trimmed", "ranges", "unit")}
+    found: dict[str, _Clip] = {}
+    for layer in graph.layers:
+        name = graph.names[layer]
+        if name in noted["trimmed"]:
+            _, N, rest = noted["ranges"][name]
+            clip = _Clip(noted["trimmed"][name], N / noted["unit"], rest)
+            found |= dict.fromkeys(graph.potentials(layer), clip)
+    return found

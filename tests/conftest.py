@@ -1,6 +1,7 @@
 import os
 import sys
 import tempfile
+from ast import literal_eval
 from pathlib import Path
 
 # Before ultralytics is imported: no network, settings of our own.
@@ -109,3 +110,35 @@ def photos(digits) -> torch.Tensor:
     files = sorted((digits.parent / "images/val").iterdir())
     images = [cv2.resize(cv2.imread(str(file)), (64, 64))[..., ::-1].copy() for file in files]
     return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images]).float() / 255
+
+
+STOCK = {  # backbones of Ultralytics' own blocks; rows 2 and the last are what the head reads
+    "v8": "Conv 32 3 2, Conv 32 3 2, C2f 32 True, Conv 64 3 2, SPPF 64 5",
+    "11": "Conv 16 3 2, Conv 32 3 2, C3k2 32 False 0.25, Conv 128 3 2, SPPF 128 5, C2PSA 128",
+    "26": "Conv 16 3 2, Conv 32 3 2, C3k2 32 True, Conv 128 3 2, SPPF 128 5 3 True, C3k2 128 True 0.5 True",
+}
+
+
+def write_stock(path: Path, family: str = "v8", activation: str = "nn.ReLU()", **changes) -> Path:
+    """Write a small network of stock blocks in the manner of a YOLO family: two levels, one concatenation."""
+    from ultralytics.utils import YAML
+
+    rows = [row.split() for row in STOCK[family].split(", ")]
+    backbone = [[-1, 1, block, [literal_eval(a) for a in args]] for block, *args in rows]
+    last, n = len(backbone) - 1, len(backbone)
+    head = [[-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 2], 1, "Concat", [1]]]
+    head += [[-1, 1, "C2f" if family == "v8" else "C3k2", [32, False]], [[n + 2, last], 1, "Detect", ["nc"]]]
+    d = {"nc": 10, "activation": activation, "backbone": backbone, "head": head}
+    d |= {"reg_max": 1, "end2end": True} if family == "26" else {}
+    YAML.save(path, d | changes)
+    return path
+
+
+@pytest.fixture
+def _default_activation():
+    """Undo what `activation:` of a YAML changes for all networks of this process."""
+    from ultralytics.nn.modules.conv import Conv
+
+    before = Conv.default_act
+    yield
+    Conv.default_act = before

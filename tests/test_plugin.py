@@ -244,7 +244,7 @@ def test_wrong_checkpoint_arguments_are_named(model, arguments, message):
 
 
 def test_public_modules_are_attributes():
-    code = "import spikeyolo, sys; print('sklearn' in sys.modules, spikeyolo.convert.official_name.__module__)"
-    assert python(code) == "False spikeyolo.convert"
+    code = "import spikeyolo, sys; print('sklearn' in sys.modules, spikeyolo.official.official_name.__module__)"
+    assert python(code) == "False spikeyolo.official"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = spikeyolo.nothing

@@ -230,7 +230,7 @@ def test_unreadable_images_are_named_skipped_and_counted(files, no_pictures, dig
 
 
 def test_a_failing_validation_costs_only_the_map(files, no_pictures, digits, tmp_path, monkeypatch):
-    def fail(self, **arguments):
+    def fail(self, folder, **arguments):
         raise RuntimeError("labels are missing")
 
     monkeypatch.setattr(counting._Checkpoint, "val", fail)
