@@ -31,7 +31,9 @@ def open_detector(file: str | Path) -> YOLO:
         raise FileNotFoundError(f"model={file} does not exist; train one with: yolo train model=ibra-spikeyolo-p.yaml")
     try:
         yolo = YOLO(file)
-    except (TypeError, ValueError) as e:  # how Ultralytics names an unreadable checkpoint
+    except Exception as e:  # of torch and Ultralytics, for an unreadable checkpoint, or of another program
+        if "official SpikeYOLO" in str(e):
+            raise ValueError(str(e)) from e
         raise ValueError(
             f"model={file} is no loadable checkpoint: empty, truncated or of another program; copy it again"
         ) from e

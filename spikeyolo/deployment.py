@@ -360,8 +360,7 @@ def _potentials(model: Any) -> _Potentials:
     """Return what is added up where, and its worst-case magnitude.
 
     The network runs once on bounds in place of numbers: each convolution gives its bounds (times a marker whose
-    gradient tells where it arrives), so additions, concatenations, poolings, activations and attention need no rule of
-    their own: none of them leaves the bounds.
+    gradient tells where it arrives), so additions, concatenations, poolings and attention need no rule of their own.
     """
     form = form_of(model)
     first = next(model.parameters())
@@ -385,12 +384,13 @@ def _potentials(model: Any) -> _Potentials:
         found.read.append((arriving(potential), float(potential.detach().max()), neuron.scale))
         return torch.zeros_like(potential)
 
-    def round_(activation: GridActivation, inputs: tuple[Tensor]) -> None:
+    def pass_on(activation: GridActivation, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         found.rounded[activation] = arriving(inputs[0])
+        return inputs[0].float()  # no activation exceeds its input in magnitude
 
     hooks = [conv.register_forward_hook(give_bounds(name)) for name, conv in form.convs.items()]
     hooks += [neuron.register_forward_pre_hook(read) for neuron in form.neurons.values()]
-    hooks += [m.register_forward_pre_hook(round_) for m in model.modules() if isinstance(m, GridActivation)]
+    hooks += [m.register_forward_hook(pass_on) for m in model.modules() if isinstance(m, GridActivation)]
     try:
         with torch.enable_grad():
             for marker in markers.values():

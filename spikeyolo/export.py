@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,10 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
     target = source.with_suffix(".onnx")
     with whole_file(target, "copy the checkpoint to a folder that you can write") as part:
         exporter.file = part
-        stock()
+        with warnings.catch_warnings():
+            # of the exporter about its own form of the border's width; the slimmer behind it folds that
+            warnings.filterwarnings("ignore", message="Constant folding - Only steps=1")
+            stock()
         model = onnx.load(part)
         name_layers(model, form)
         if graph == "spike":

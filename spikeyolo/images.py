@@ -74,7 +74,7 @@ class Images:
         try:
             found: dict[str, Any] = check_det_dataset(data)
         except SyntaxError as e:  # how Ultralytics names a missing key
-            raise ValueError(f"data={data} is no data set: {e}") from e
+            raise ValueError(f"data={data} is no data set: {str(e).splitlines()[0]}") from e
         if classes and found["nc"] != classes:
             raise ValueError(f"{data} has {found['nc']} classes, the model {classes}; they must be the same")
         if not found.get(split):

@@ -89,6 +89,8 @@ class SpikingTwin:
                 for key, child in list(parent.named_children()):
                     if isinstance(child, (ReLU, SiLU)):
                         setattr(parent, key, config())
+        if not any(isinstance(module, IBRALIF) for module in self.network.modules()):
+            raise ValueError("this model has no activation that a neuron could replace; train its ANN again")
 
     def set_ranges(self, ranges: Mapping[str, list[float]]) -> None:
         """Give each neuron its [D, N, rest], and note them in the YAML, of which training builds the network again."""

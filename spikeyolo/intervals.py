@@ -310,7 +310,11 @@ def _concat(op: Operation) -> Values:
 
 
 def _split(op: Operation) -> tuple[Values, ...]:
-    return (op.x if op.attributes.get("axis", 0) == 0 else op.x.hull(),) * op.outputs
+    axis, x, sizes = op.attributes.get("axis", 0), op.x, op.fixed(1)
+    if axis == 1 and x.low.ndim == 4 and sizes is not None and sizes.sum() == x.low.shape[1]:  # by channel
+        ends = np.cumsum(sizes)
+        return tuple(Values(x.low[:, a:b], x.high[:, a:b], x.step) for a, b in zip(ends - sizes, ends, strict=True))
+    return (x if axis == 0 else x.hull(),) * op.outputs
 
 
 def _resize(op: Operation) -> Values:

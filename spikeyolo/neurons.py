@@ -300,6 +300,13 @@ class NeuronConfig:
             return {"type": self.type}
         return {key: value for key, value in vars(self).items() if value is not None}
 
+    def __str__(self) -> str:
+        numbers = ["a range per layer"] if self.ranges is not None else []
+        numbers += [f"{key} {value:g}" for key in ("D", "N") if (value := getattr(self, key)) is not None]
+        if self.spiking:
+            numbers += [f"T {self.T}", f"decay {self.decay:g}"]
+        return f"{self.type} ({', '.join(numbers)})" if numbers else self.type
+
     @property
     def spiking(self) -> bool:
         """Whether this is a neuron and not the activation of an ANN twin."""

@@ -200,6 +200,13 @@ def _patch_models(undo: list[Callable[[], object]]) -> None:
                 if (shipped := find_weights(weight)) != Path(weight):
                     return original(shipped, *args, **kwargs)[0], str(weight)  # what is made of it belongs elsewhere
                 return original(weight, *args, **kwargs)
+            except ModuleNotFoundError as e:
+                if "yolo_spikformer" not in str(e):
+                    raise
+                raise TypeError(
+                    f"{weight} was written by the official SpikeYOLO; make a checkpoint of ours out of it first: "
+                    f"spikeyolo import model={weight}"
+                ) from e
             except (OSError, AttributeError) as e:
                 # Of some truncated files torch only says "Invalid argument"; Ultralytics trips over a pickled list.
                 if e.filename is not None if isinstance(e, OSError) else e.name != "model":

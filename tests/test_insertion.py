@@ -36,7 +36,11 @@ def write(folder, family, activation):
     return write_small(folder / "net.yaml", {"type": family})
 
 
-@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
+FAST = {"silu", "end2end", "silu twin"}
+CASES = [pytest.param(case, id=n, marks=() if n in FAST else pytest.mark.slow) for n, case in NETWORKS.items()]
+
+
+@pytest.fixture(params=CASES)
 def ann(request, photos, tmp_path):
     return calibrated(write(tmp_path, *request.param), photos).model
 

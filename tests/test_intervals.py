@@ -34,6 +34,10 @@ def node(kind, *inputs, outputs=("y",), **attributes):
 f = np.float32
 CASES = {
     "Add": ([node("Add", "x", "z")], {}),
+    "Split channels": (
+        [node("Add", "x", "c", outputs=("s",)), node("Split", "s", "sizes", outputs=("first", "y"), axis=1)],
+        {"c": f([[[[1]], [[-2.5]], [[100]]]]), "sizes": np.array([1, 2])},
+    ),
     "Add channels": ([node("Add", "x", "c")], {"c": f([[[[1]], [[-2.5]], [[100]]]])}),
     "Sub": ([node("Sub", "x", "z")], {}),
     "Sum": ([node("Sum", "x", "z", "x")], {}),
@@ -130,6 +134,13 @@ def test_every_rule_holds_for_what_the_operator_gives(case):
             assert np.array_equal(y / found.step, np.rint(y / found.step)), found
     assert np.isfinite(found.low).all()  # it says something
     assert np.isfinite(found.high).all() or case == "Exp"
+
+
+def test_parts_of_a_split_keep_their_channels():
+    nodes, constants = CASES["Split channels"]
+    graph = Graph(model(nodes, ["x"], constants))
+    assert graph["y"].low.shape == (1, 2, 1, 1)
+    assert graph["first"].high.max() < graph["s"].high.max()
 
 
 def test_a_neuron_and_a_plane_are_what_they_should_be():

@@ -225,3 +225,62 @@ def test_twins_are_activations():
 def test_bad_mappings_are_named(mapping, message):
     with pytest.raises(ValueError, match=message.replace("{", r"\{")):
         NeuronConfig.from_mapping(mapping)
+
+
+@pytest.mark.parametrize("rest", [1, 4, 8])
+def test_a_neuron_that_rests_above_zero_reads_both_sides(rest):
+    neuron = IBRALIF(D=1.5, N=10, rest=rest)
+    v = torch.linspace(-3, 3, 607).view(1, -1) + 0.0013  # no ties
+    codes = ((v * 10).round() + rest).clamp(0, 15)
+    expected = (codes - rest) / 10
+    assert torch.allclose(neuron(v), expected, atol=1e-6)
+    x = v.clone().requires_grad_()
+    out = neuron(x)
+    assert torch.allclose(out, expected, atol=1e-6)
+    out.sum().backward()
+    inside = (v > -rest / 10 + 1e-6) & (v < (15 - rest) / 10 - 1e-6)
+    outside = (v < -rest / 10 - 1e-6) | (v > (15 - rest) / 10 + 1e-6)
+    assert (x.grad[inside] == 1).all()
+    assert (x.grad[outside] == 0).all()
+    assert neuron(torch.zeros(1, 1)).item() == 0  # exactly: padding with zeros stays padding with zeros
+    assert f"rest={rest}" in repr(neuron)
+
+
+def test_wrong_rests_are_named():
+    with pytest.raises(ValueError, match=r"rest must be a whole code from 0 to D \* N - 1 = 14, got 15"):
+        IBRALIF(D=1.5, N=10, rest=15)
+    with pytest.raises(ValueError, match=r"got 0\.5; try rest=0"):
+        IBRALIF(D=1.5, N=10, rest=0.5)
+    with pytest.raises(ValueError, match="has one timestep, got T=2"):
+        IBRALIF(D=1.5, N=10, rest=1, T=2)
+
+
+def test_neurons_pickled_before_rest_existed_still_work():
+    neuron = IBRALIF()
+    del neuron.rest
+    assert neuron(torch.ones(1, 1)).item() == 1
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"type": "i-lif", "ranges": {"a": [1, 1, 0]}}, "neurons with ranges: have type ibra-lif"),
+        ({"type": "ibra-lif", "ranges": {"a": [1, 1]}}, r"the range of a must be \[D, N, rest\], got \[1, 1\]"),
+        ({"type": "ibra-lif", "ranges": {}}, "neurons with ranges:"),
+        ({"type": "ibra-lif", "D": 1, "N": 1, "activation": "gelu"}, "activation must be silu"),
+        ({"type": "relu", "ranges": {"a": [1, 1, 0]}}, "takes no D or N"),
+    ],
+)
+def test_wrong_ranges_are_named(mapping, message):
+    with pytest.raises(ValueError, match=message):
+        NeuronConfig.from_mapping(mapping)
+
+
+def test_a_config_says_what_it_is():
+    assert str(NeuronConfig.preset("ibra-lif")) == "ibra-lif (D 5.11, N 100, T 1, decay 0.25)"
+    assert str(NeuronConfig(type="ibra-lif", ranges={"a": [1, 1, 0]})) == (
+        "ibra-lif (a range per layer, T 1, decay 0.25)"
+    )
+    assert str(NeuronConfig.preset("relu")) == "relu"
+    config = NeuronConfig.preset("ibra-lif")
+    assert NeuronConfig.from_mapping(config.to_mapping()) == config

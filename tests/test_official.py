@@ -7,6 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from conftest import train
 from ultralytics import YOLO
 from ultralytics.nn.tasks import ClassificationModel, DetectionModel
 
@@ -130,7 +131,7 @@ CHECKPOINT = VECTORS / "official_checkpoint.pt"
 def test_the_official_checkpoint_computes_what_it_did(tmp_path, spikeyolo, capsys):
     assert spikeyolo("import", f"model={CHECKPOINT}", f"project={tmp_path}") == 0
     told = capsys.readouterr().out
-    assert "trained with NeuronConfig(type='i-lif', D=4, N=1, T=1" in told
+    assert "trained with i-lif (D 4, N 1, T 1, decay 0.25)" in told
     assert "OTHER neurons" not in told
     network = YOLO(tmp_path / "official_checkpoint.pt").model
     with np.load(VECTORS / "official_checkpoint_expected.npz") as expected, torch.no_grad():
@@ -144,7 +145,7 @@ def test_the_official_checkpoint_computes_what_it_did(tmp_path, spikeyolo, capsy
 
 def test_other_neurons_take_the_same_weights(tmp_path, spikeyolo, capsys):
     assert spikeyolo("import", f"model={CHECKPOINT}", "neuron=ibra", f"project={tmp_path}", "name=x") == 0
-    assert "the same weights, but OTHER neurons: NeuronConfig(type='ibra-lif', D=5.11" in capsys.readouterr().out
+    assert "the same weights, but OTHER neurons: ibra-lif (D 5.11, N 100, T 1, decay 0.25)" in capsys.readouterr().out
     ours = YOLO(tmp_path / "x.pt").model
     assert {(m.D, m.N) for m in ours.modules() if isinstance(m, IBRALIF)} == {(5.11, 100.0)}
     again = import_checkpoint(CHECKPOINT, project=tmp_path, name="x")
@@ -240,6 +241,13 @@ def test_what_is_no_official_network_is_named(change, message, official, tmp_pat
     assert not list((tmp_path / "out").glob("*"))
 
 
+def test_the_other_words_tell_to_import(spikeyolo, capsys, digits, tmp_path):
+    with pytest.raises(TypeError, match="make a checkpoint of ours out of it first: spikeyolo import model="):
+        YOLO(CHECKPOINT)
+    assert spikeyolo("convert", f"model={CHECKPOINT}", f"data={digits}", f"project={tmp_path}") == 1
+    assert "was written by the official SpikeYOLO" in capsys.readouterr().err
+
+
 def test_wrong_arguments_of_import_are_named(tmp_path, spikeyolo, capsys):
     assert spikeyolo("import", "model=none.pt") == 1
     assert "model=none.pt does not exist" in capsys.readouterr().err
@@ -250,3 +258,15 @@ def test_wrong_arguments_of_import_are_named(tmp_path, spikeyolo, capsys):
     (tmp_path / "file").touch()
     assert spikeyolo("import", f"model={CHECKPOINT}", f"project={tmp_path / 'file'}") == 1
     assert "choose another folder with project=" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_imported_network_trains_exports_and_is_proven(digits, tmp_path, spikeyolo):
+    file = import_checkpoint(CHECKPOINT, project=tmp_path).file
+    photo = next((digits.parent / "images/val").iterdir())
+    assert len(YOLO(file).predict(photo, imgsz=64, verbose=False)) == 1
+    graph = YOLO(file).export(format="onnx", imgsz=64)
+    assert spikeyolo("verify", f"model={graph}", f"source={photo}") == 0
+    best = YOLO(train(YOLO(file), digits, tmp_path)).model
+    assert best.yaml["nc"] == 10
+    assert {(m.D, m.N) for m in best.modules() if isinstance(m, IBRALIF)} == {(4, 1)}

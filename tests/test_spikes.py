@@ -7,8 +7,10 @@ from conftest import IBRA, calibrated, write_small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from ultralytics import YOLO
 from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.nn.modules.block import Attention
 
 import spikeyolo
 from spikeyolo.blocks import SpikeRepBlock
@@ -261,3 +263,24 @@ def test_an_exported_file_is_sent_to_the_report(tmp_path):
     (tmp_path / "best.onnx").touch()
     with pytest.raises(TypeError, match="spikeyolo report"), record_spikes(YOLO(tmp_path / "best.onnx", task="detect")):
         pass
+
+
+def test_the_products_of_attention_are_counted_as_they_are_made():
+    attention = Attention(64, num_heads=2, attn_ratio=0.25)
+    made = []
+
+    class Count(TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), keywords=None):
+            out = function(*arguments, **(keywords or {}))
+            if function in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__):
+                made.append(out.numel() * arguments[0].shape[-1])  # multiplications of a matrix product
+            return out
+
+    x = torch.randn(3, 64, 5, 7)
+    with record_spikes(attention) as spikes, torch.no_grad(), Count():
+        attention.eval()(x)
+    layer = next(found for name, found in spikes.layers.items() if name.endswith("(products)"))
+    assert len(made) == 2
+    assert layer.macs == layer.factored_macs == layer.synapses == sum(made)
+    assert (layer.operand, layer.images, layer.spikes, layer.weights) == ("real", 3, 0, 0)
+    assert not layer.spiking
