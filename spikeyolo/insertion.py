@@ -16,7 +16,7 @@ from torch import nn
 from ultralytics.nn.modules import block, conv, head
 
 from spikeyolo.blocks import NeuronConv
-from spikeyolo.neurons import NeuronConfig, ReLU, SiLU
+from spikeyolo.neurons import IBRALIF, NeuronConfig, ReLU, SiLU
 
 EXACT_ACTIVATIONS = (nn.ReLU, nn.Identity)  # they keep potentials on their grid
 ACTIVATIONS = (nn.SiLU, nn.LeakyReLU, nn.Hardswish, nn.GELU, nn.Mish, nn.ReLU6)  # none exceeds its input in magnitude

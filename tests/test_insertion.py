@@ -15,7 +15,7 @@ from spikeyolo.blocks import NeuronConv, SpikeConv
 from spikeyolo.calibration import Ranges
 from spikeyolo.deployment import deploy, emitted_codes, form_of
 from spikeyolo.insertion import SpikingTwin, attention_of, insert_neurons, real_valued
-from spikeyolo.neurons import IBRALIF
+from spikeyolo.neurons import IBRALIF, ReLU
 from spikeyolo.recorder import record_spikes
 
 pytestmark = pytest.mark.usefixtures("_default_activation")
@@ -205,3 +205,13 @@ def test_inserting_twice_is_refused(tmp_path):
     insert_neurons(network.model, IBRALIF)
     with pytest.raises(ValueError, match=r"has a NeuronConv"):
         insert_neurons(network.model, IBRALIF)
+
+
+def test_a_twin_without_its_activations_is_refused(tmp_path):
+    network = YOLO(write_small(tmp_path / "twin.yaml", {"type": "relu"})).model
+    for module in network.modules():
+        for key, child in list(module.named_children()):
+            if isinstance(child, ReLU):
+                setattr(module, key, nn.ReLU())
+    with pytest.raises(ValueError, match="has no activation that a neuron could replace"):
+        SpikingTwin(network)

@@ -35,9 +35,9 @@ def trained(name: str, project: Path, options: dict[str, str]) -> Path:
     best = project / name / "weights/best.pt"
     if not best.is_file():
         family, activation = name.split("-")
-        d = YAML.load(Path(ultralytics.__file__).parent / f"cfg/models/{FAMILIES[family]}.yaml")
+        d = YAML.load(str(Path(ultralytics.__file__).parent / f"cfg/models/{FAMILIES[family]}.yaml"))
         file = project / f"{name}.yaml"
-        YAML.save(file, d | {"scales": SCALES} | ({"activation": "nn.ReLU()"} if activation == "relu" else {}))
+        YAML.save(str(file), d | {"scales": SCALES} | ({"activation": "nn.ReLU()"} if activation == "relu" else {}))
         arguments = {"epochs": int(options["epochs"]), "imgsz": int(options["imgsz"])}
         _train(YOLO(file), "spikeyolo-photo-digits.yaml", project, name, **arguments)
     return best
