@@ -15,9 +15,8 @@ from spikeyolo.neurons import IBRALIF
 
 BITS = 8
 PAPER_D = 5.11  # one range for all neurons
-METHODS = ("percentile", "mse")
 SAMPLES = 4096  # potentials kept of each image and neuron
-CANDIDATES = np.geomspace(1, 1 / 64, 49)  # shares of the largest potential that the mse method tries
+CANDIDATES = np.geomspace(1, 1 / 64, 49)  # shares of the largest potential that are tried for the least squared error
 
 
 @dataclass(frozen=True)
@@ -83,23 +82,22 @@ def observe(
 
 
 def choose_range(
-    potentials: Potentials, bits: int, *, method: str = "mse", percentile: float = 99.9, shift: bool = False
+    potentials: Potentials, bits: int, *, percentile: float = 0.0, shift: bool = False
 ) -> tuple[float, float, int]:
     """Choose the range of a neuron.
 
     Args:
         potentials: What it reads.
         bits: Its codes are 0 to 2^bits - 1.
-        method: "percentile": potentials beyond it are clipped, on both sides of 0. "mse": the range of the least mean
-            squared error.
-        percentile: 100 clips none.
+        percentile: Share of potentials, in percent, that the range holds, on both sides of 0; 100 clips none. 0 for the
+            range of the least mean squared error.
         shift: Whether N must be a power of two, so that scaling is a shift; the next one below, which clips less.
 
     Returns:
         D, N and rest of the neuron.
     """
     x = potentials.sample
-    if method == "percentile":
+    if percentile:
         low, high = potentials.low, potentials.high
         if percentile < 100:
             low, high = (float(edge) for edge in np.percentile(x, [100 - percentile, percentile]))
@@ -140,8 +138,8 @@ class Ranges:
         bits: Codes are 0 to 2^bits - 1; 0 for the usual number, or for what D and N make.
         D: Largest spike value of all neurons; 0 to calibrate.
         N: Range-alignment factor of all neurons; 0 for the one that D and bits make.
-        percentile: With method "percentile": share of potentials, in percent, that a range does not clip.
-        method: "mse": ranges of the least mean squared error, or "percentile".
+        percentile: Share of potentials, in percent, that a range does not clip; 0 for ranges of the least mean squared
+            error.
         per_layer: Whether each neuron has a range of its own; if not, all have D = 5.11, as in the paper.
         power_of_two: Whether N must be a power of two.
 
@@ -152,26 +150,25 @@ class Ranges:
     bits: int = 0
     D: float = 0.0
     N: float = 0.0
-    percentile: float = 99.9
-    method: str = "mse"
+    percentile: float = 0.0
     per_layer: bool = True
     power_of_two: bool = False
 
     def __post_init__(self):
         if not (0 <= self.bits <= 16) or self.bits != int(self.bits):
             raise ValueError(f"bits must be a whole number from 1 to 16, got bits={self.bits}")
-        if not 50 < self.percentile <= 100:
-            raise ValueError(f"percentile must be above 50 and at most 100, got percentile={self.percentile:g}")
-        if self.method not in METHODS:
-            raise ValueError(f"method must be {' or '.join(METHODS)}, got method={self.method}")
+        if self.percentile and not 50 < self.percentile <= 100:
+            raise ValueError(
+                f"percentile must be above 50 and at most 100 (0: least squared error), got {self.percentile:g}"
+            )
         if self.D and self.N:
             if self.bits:
                 raise ValueError(f"D and N make the number of bits; leave bits={self.bits} away")
             IBRALIF(self.D, self.N)  # which checks them
         if min(self.D, self.N) < 0 or (self.N and not self.D):
             raise ValueError(f"N needs D, and both are positive, got D={self.D:g}, N={self.N:g}; try D=5.11 N=100")
-        if self.one and self.power_of_two:
-            raise ValueError("power_of_two=True chooses N by layer; leave D, N and per_layer=False away")
+        if self.one and (self.power_of_two or self.percentile):
+            raise ValueError("percentile and power_of_two choose ranges per layer; leave D, N and per_layer=False away")
 
     @property
     def one(self) -> bool:
@@ -192,11 +189,11 @@ class Ranges:
             return self.D, self.N, 0
         if self.one:
             return fit(found.low, self.D or PAPER_D, self.planes)
-        return choose_range(found, self.planes, method=self.method, percentile=self.percentile, shift=self.power_of_two)
+        return choose_range(found, self.planes, percentile=self.percentile, shift=self.power_of_two)
 
     def __str__(self) -> str:
         bits = f"{self.planes} bit{'s' * (self.planes > 1)}"
         if self.one:
             return f"{bits}, one range: D = {self.D or PAPER_D:g}" + f", N = {self.N:g}" * bool(self.N)
-        how = "least squared error" if self.method == "mse" else f"{self.percentile:g}th percentile"
+        how = f"{self.percentile:g}th percentile" if self.percentile else "least squared error"
         return f"{bits}, a range per layer: {how}{', N a power of two' * self.power_of_two}"

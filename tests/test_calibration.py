@@ -41,11 +41,11 @@ def potentials(x):
 
 def test_a_percentile_clips_what_is_beyond_it():
     x = np.arange(1000, dtype=np.float32) / 1000
-    D, N, rest = choose_range(potentials(x), 4, method="percentile", percentile=90)
+    D, N, rest = choose_range(potentials(x), 4, percentile=90)
     assert rest == 0
     assert pytest.approx(np.percentile(x, 90)) == D
     assert pytest.approx(15) == D * N
-    assert choose_range(potentials(x), 4, method="percentile", percentile=100)[0] == pytest.approx(0.999)
+    assert choose_range(potentials(x), 4, percentile=100)[0] == pytest.approx(0.999)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -93,9 +93,9 @@ def test_calibration_is_the_same_each_time():
     [
         ({"bits": 17}, "bits must be a whole number from 1 to 16, got bits=17"),
         ({"bits": -1}, "bits must be"),
-        ({"percentile": 0}, "percentile must be above 50"),
+        ({"percentile": 50}, "percentile must be above 50"),
         ({"percentile": 100.1}, "at most 100"),
-        ({"method": "kl"}, "method must be percentile or mse"),
+        ({"percentile": 99, "per_layer": False}, "leave D, N and per_layer=False away"),
         ({"N": 100}, "N needs D"),
         ({"D": -1}, "N needs D"),
         ({"D": 5.11, "N": 99}, r"D \* N must be whole"),

@@ -59,7 +59,7 @@ def raw(preds):
 
 def test_with_many_bits_it_computes_what_the_ann_does(ann, photos):
     before = copy.deepcopy(ann.state_dict())
-    spiking = converted(ann, photos, bits=16, method="percentile", percentile=100)
+    spiking = converted(ann, photos, bits=16, percentile=100)
     with torch.no_grad():
         theirs, ours = raw(ann(photos)), raw(spiking(photos))
     assert (ours - theirs).abs().max() < 0.01 * theirs.std()
