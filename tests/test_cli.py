@@ -54,7 +54,10 @@ def test_photo_digits_of_ones_own_size(tmp_path, capsys, spikeyolo):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fly"], "unknown word 'fly'; words are checks, photo-digits, verify, report, demo, import, convert, coco, help, benchmark"),
+        (
+            ["fly"],
+            "unknown word 'fly'; words are checks, photo-digits, verify, report, demo, import, convert, coco, help",
+        ),
         (["checks", "x=1"], "'x=1' is not an argument of this word; usage: spikeyolo checks"),
         (["photo-digits", "train"], "'train' is not an argument"),
         (["photo-digits", "train=many"], "train must be of type int, got 'many'"),

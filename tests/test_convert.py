@@ -102,9 +102,8 @@ def test_the_table_is_measured(files, digits, tmp_path, monkeypatch):
     assert {m.D_N for m in neurons} == {63}  # the table's other bits are not in the checkpoint
 
 
-@pytest.mark.parametrize(
-    "kind", ["twin", pytest.param("stock", marks=pytest.mark.slow), pytest.param("attention", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["twin", "stock", "attention"])
 def test_the_other_words_take_a_converted_network(kind, files, digits, tmp_path, spikeyolo, capsys):
     settings = {"data": str(digits), "images": 4, "imgsz": 64, "project": tmp_path}
     file = convert(files / f"{kind}.pt", ranges=Ranges(bits=6, power_of_two=kind == "stock"), **settings).file

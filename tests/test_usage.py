@@ -87,7 +87,7 @@ def test_track_on_a_video(trained, video):
     assert len(results) == 10
 
 
-@pytest.mark.parametrize("neuron", ["IBRA", "T2"])
+@pytest.mark.parametrize("neuron", ["IBRA", pytest.param("T2", marks=pytest.mark.slow)])
 def test_a_torchscript_file_predicts_what_the_model_predicts(neuron, trained, images, tmp_path):
     if neuron == "T2":
         model = YOLO(write_yaml(tmp_path / "two-p.yaml", neuron=T2, nc=3))
@@ -155,6 +155,7 @@ def test_end2end_trains_and_predicts(digits, images, tmp_path):
     assert results[0].boxes.data.shape[1] == 6
 
 
+@pytest.mark.slow
 def test_distillation_at_one_timestep(trained, digits, tmp_path):
     assert train(YOLO(PICO), digits, tmp_path, distill_model=str(trained)).is_file()
 
