@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -121,7 +122,7 @@ def convert(
         after = validate(open_detector(part), folder, **validation)
         done = Converted(target, network, ranges, calibrating.about, real_valued(network), before, after)
         if table:
-            done.table = bits_table.evaluate(twin, potentials, ranges, folder / "table.pt", validation)
+            done.table = bits_table.evaluate(copy.deepcopy(twin), potentials, ranges, folder / "table.pt", validation)
         _write(folder, done, about)
         for made in sorted(folder.glob(f"{target.stem}.*"), key=lambda f: f.suffix == ".pt"):  # the checkpoint last
             made.replace(target.with_name(made.name))

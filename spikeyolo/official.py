@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from spikeyolo.assets import ARCHITECTURE
 from spikeyolo.checkpoints import free_file, save_checkpoint
 from spikeyolo.files import sha256
 from spikeyolo.neurons import NeuronConfig
-from spikeyolo.parser import PREFIXES
+from spikeyolo.parser import PREFIXES, parse_model
 from spikeyolo.records import Record, modules, read_checkpoint, state_dict
 
 _NAMES = (  # official name, ours; applied in this order
@@ -49,6 +50,7 @@ def official_name(name: str) -> str:
 
 
 OFFICIAL = NeuronConfig.preset("i-lif")  # D = 4, decay 0.25
+MAX_T = 64  # timesteps; published networks have at most 4
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def import_checkpoint(model: str | Path, *, neuron: str = "", project: str | Pat
     except (ValueError, TypeError) as e:
         raise ValueError(f"{file}: {e}") from e
     given = checkpoint.get("train_args")
-    arguments = {k: v for k, v in (given if isinstance(given, dict) else {}).items() if k in {"data", "imgsz"}}
+    known = {"data": str, "imgsz": int}
+    arguments = {k: given[k] for k in known if isinstance(given, dict) and isinstance(given.get(k), known[k])}
     stem = name or f"{file.stem}{f'-{neuron}' if neuron else ''}"
     about = {"imported": {"file": file.name, "sha256": sha256(file), "trained_with": vars(trained)}}
     target = free_file(stem, project=project, folder="import")
@@ -154,6 +157,8 @@ def _neuron_of(parts: Mapping[str, Record]) -> NeuronConfig:
     if len(T) != 1 or len(D) != 1 or None in T:
         raise ValueError(f"has no common number of timesteps and levels: T in {T or '{}'}, D in {D or '{}'}")
     numbers: dict[str, Any] = {"T": T.pop(), "D": D.pop()}
+    if isinstance(numbers["T"], int) and numbers["T"] > MAX_T:
+        raise ValueError(f"has T={numbers['T']} timesteps, more than {MAX_T} are refused")
     return NeuronConfig(**{**vars(OFFICIAL), **numbers})
 
 
@@ -191,8 +196,13 @@ def from_official_state_dict(state_dict: Mapping[str, Tensor], *, T: int = 1) ->
 
 def _from_tensors(state_dict: Mapping[str, Tensor], neuron: NeuronConfig) -> DetectionModel:
     tensors = {official_name(k): torch.as_tensor(v) for k, v in state_dict.items()}
-    model = DetectionModel(cast(str, _model_yaml(tensors, neuron)), verbose=False)  # a dict or a path
-    wanted = model.state_dict()
+    d = _model_yaml(tensors, neuron)
+    try:
+        with torch.device("meta"):  # shapes alone: nothing is allocated before they fit
+            layers, _ = parse_model(copy.deepcopy(d), 3, verbose=False)
+    except ValueError as e:
+        raise ValueError(f"not the state dict of a SpikeYOLO: {e}") from e
+    wanted = {f"model.{name}": value for name, value in layers.state_dict().items()}
     missing, foreign = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or foreign:
         lacks = f"lacks {len(missing)} tensors such as {missing[0]}" if missing else ""
@@ -204,6 +214,7 @@ def _from_tensors(state_dict: Mapping[str, Tensor], neuron: NeuronConfig) -> Det
             f"not the state dict of a SpikeYOLO: {k} is {tuple(tensors[k].shape)}, "
             f"{tuple(wanted[k].shape)} would fit the other layers"
         )
+    model = DetectionModel(cast(str, d), verbose=False)  # a dict or a path
     model.load_state_dict(tensors)
     return model.float().eval()
 
@@ -228,7 +239,7 @@ def _model_yaml(tensors: Mapping[str, Tensor], neuron: NeuronConfig) -> dict[str
             args[0] = shape(f"{layer}.cv2.conv.weight")[0]
         elif name in {"SpikeBlock", "SpikeRepBlock"}:
             numbers = [int(m[1]) for key in tensors if (m := re.match(rf"{re.escape(layer)}\.(\d+)\.separable\.", key))]
-            row[1] = max(numbers, default=0) + 1
+            row[1] = len(set(numbers)) or 1
             first = f"{layer}.0" if numbers else layer
             c = shape(f"{first}.separable.expand.conv.weight")[1]
             wide = shape(f"{first}.conv1.bn.weight")[0]

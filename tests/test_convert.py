@@ -99,7 +99,9 @@ def test_the_table_is_measured(files, digits, tmp_path, monkeypatch):
     assert done.file.with_suffix(".png").stat().st_size > 10_000
     assert json.loads(done.file.with_suffix(".json").read_text())["table"] == done.table
     neurons = [m for m in YOLO(done.file).model.modules() if isinstance(m, IBRALIF)]
-    assert {m.D_N for m in neurons} == {63}  # the table's other bits are not in the checkpoint
+    assert {m.D_N for m in neurons} == {63}  # the table's other bits are not in the checkpoint,
+    noted = json.loads(done.file.with_suffix(".json").read_text())["neuron"]["ranges"]  # nor in what is noted of it
+    assert {round(D * N) for D, N, _ in noted.values()} == {63}
 
 
 @pytest.mark.slow

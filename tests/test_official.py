@@ -191,6 +191,22 @@ def _steps(content, module):
     del content["model"].model[0].T
 
 
+def _endless(content, module):
+    content["model"].model[0].T = 10**9
+
+
+def _wide(content, module):
+    content["model"].model[3].encode_conv.weight = torch.nn.Parameter(torch.zeros(10**6, 1, 1, 1))
+
+
+def _empty(content, module):
+    content["model"].model[3].encode_conv.weight = torch.nn.Parameter(torch.zeros(10**9, 0, 3, 3))
+
+
+def _many(content, module):
+    content["model"].model[4]._modules["1000000000"] = content["model"].model[4]._modules.pop("1")
+
+
 def _layer(content, module):
     del content["model"].model[26]
 
@@ -223,6 +239,10 @@ def _list(content, module):
         (_stride, "model.20.conv has stride (1, 1), a SpikeYOLO has (2, 2) there"),
         (_eps, "model.10.bn has eps 1e-05, a SpikeYOLO has 0.001 there"),
         (_steps, "has no common number of timesteps and levels"),
+        (_endless, "has T=1000000000 timesteps, more than 64 are refused"),
+        (_wide, "not the state dict of a SpikeYOLO"),
+        (_empty, "not the state dict of a SpikeYOLO"),
+        (_many, "not the state dict of a SpikeYOLO"),
         (_layer, "lacks model.26"),
         (_classifier, "holds a ClassificationModel, which is no detector"),
         (_stock, "holds no block of SpikeYOLO; an Ultralytics model needs no import"),
