@@ -49,20 +49,31 @@ def evaluate(
             for bits in BITS:
                 twin.set_ranges(replace(chosen, bits=bits).choose(potentials))
                 save_checkpoint(twin.network, file, train_args={}, about={})
-                rows.append({"ranges": way, "bits": bits, **_measure(file, validation)})
+                rows.append({"ranges": way, "bits": bits, **measure(file, validation)})
                 progress.update()
     return rows
 
 
-def _measure(file: Path, validation: dict[str, Any]) -> Row:
+def measure(file: Path, validation: dict[str, Any]) -> Row:
+    """Evaluate a checkpoint in deploy form (or an ANN) and count.
+
+    Args:
+        file: Checkpoint.
+        validation: Arguments of ``yolo val``.
+
+    Returns:
+        mAP50, mAP50-95; per image of the validation split ``energy_uj`` and, of a spiking network, ``spikes`` and
+        ``spikes_per_code``.
+    """
     data, imgsz, device = validation["data"], validation["imgsz"], validation["device"]
     model = CountedModel.open(str(file), imgsz=imgsz, device=device)
     for batch in Images.of_data(data, "val", COUNTED).batches(model.batch, model.height, model.width):
         model.run(batch)
     recording = model.recording
-    spikes, codes = recording.total("spikes"), recording.total("codes")
-    energy = estimate(recording, "spikes", PRICE).total / 1e6
-    counted = {"spikes": spikes / recording.images, "spikes_per_code": spikes / codes, "energy_uj": energy}
+    counted = {"energy_uj": estimate(recording, "spikes" if model.spiking else "ann", PRICE).total / 1e6}
+    if model.spiking:
+        spikes = recording.total("spikes")
+        counted |= {"spikes": spikes / recording.images, "spikes_per_code": spikes / recording.total("codes")}
     return model.val(file.parent, data=data, batch=validation["batch"]) | counted
 
 

@@ -16,6 +16,8 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv, Conv2, autopad
 
+from spikeyolo.ranges import ranges_of
+
 Neuron = Callable[[], nn.Module]
 
 
@@ -328,13 +330,14 @@ class SpikeBlock(nn.Module):
 def recomputed(x: Tensor, *modules: nn.Module) -> Tensor:
     """Run modules one after the other and keep only ``x`` for backward, which runs them again.
 
-    This is activation checkpointing. The second run leaves the running statistics of BatchNorms as the first one has
-    made them.
+    This is activation checkpointing. The second run leaves the running statistics of BatchNorms and the ranges of
+    neurons as the first one has made them, and has the ranges that it had.
     """
     chain = nn.Sequential(*modules)
+    reaches = [found.reach.clone() for found in ranges_of(chain)]
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), _frozen_statistics(chain)
+        return nullcontext(), _frozen_statistics(chain, reaches)
 
     return torch.utils.checkpoint.checkpoint(
         chain, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
@@ -342,17 +345,22 @@ def recomputed(x: Tensor, *modules: nn.Module) -> Tensor:
 
 
 @contextmanager
-def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Let BatchNorms normalise by the batch, but not count it."""
+def _frozen_statistics(module: nn.Module, reaches: list[Tensor]) -> Iterator[None]:
+    """Let BatchNorms normalise by the batch, but not count it, and neurons have these ranges, but not change them."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    ranges = [(found, found.reach, found.tracking) for found in ranges_of(module)]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
+    for (found, _, _), reach in zip(ranges, reaches, strict=True):
+        found.reach, found.tracking = reach, False
     try:
         yield
     finally:
         for norm, (momentum, count) in zip(norms, before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count
+        for found, reach, tracking in ranges:
+            found.reach, found.tracking = reach, tracking
 
 
 class SpikeRepBlock(SpikeBlock):

@@ -23,7 +23,7 @@ from spikeyolo.deployment import deploy, form_of
 from spikeyolo.files import sha256
 from spikeyolo.images import Batch
 from spikeyolo.insertion import real_valued
-from spikeyolo.neurons import IBRALIF, SPIKING
+from spikeyolo.neurons import IBRALIF
 from spikeyolo.onnx_files import input_size, load, metadata, open_session
 from spikeyolo.processor import use_all_cores
 from spikeyolo.recorder import record_spikes
@@ -169,7 +169,7 @@ class _Graph(CountedModel):
         super().__init__(file)
         model = load(file)
         noted = metadata(model)
-        if not {"planes", "ranges"} <= noted.keys():
+        if not {"planes", "ranges", "neuron"} <= noted.keys():
             raise ValueError(
                 f"model={file} says nothing about neurons: it was exported by another program, or from an ANN; "
                 "export a spiking checkpoint with: yolo export model=best.pt format=onnx"
@@ -194,10 +194,9 @@ class _Graph(CountedModel):
         spiking, takes = json.loads(noted["planes"]), "binary" if noted["graph"] == "spike" else "code"
         self.operands = {name: takes if name in spiking else "real" for name in self.layers}
         numbers = {key: json.loads(noted[key]) for key in ("D", "N", "T", "decay")}
-        kind = next((k for k, v in SPIKING.items() if (v["D"], v["N"]) == (numbers["D"], numbers["N"])), "of its own")
         self.facts = {
             "form": f"{noted['graph']} graph (ONNX), exported from {noted['source']}",
-            "neuron": {"type": kind, **numbers},
+            "neuron": {"type": noted["neuron"], **numbers},
             "source_sha256": noted["source_sha256"],
             "real_valued": json.loads(noted["real_valued"]),
         }

@@ -40,6 +40,7 @@ from spikeyolo.fixed_point import (
 )
 from spikeyolo.insertion import ACTIVATIONS
 from spikeyolo.neurons import IBRALIF, SiLU, neuron_in
+from spikeyolo.ranges import check_planes, check_tracked
 
 GRAPHS = ("spike", "integer")
 COARSEST_GRID = 6  # coarser ones cost accuracy (docs/export.md): the guarantee is given up instead, and that is told
@@ -102,13 +103,14 @@ def form_of(model: nn.Module) -> DeployForm:
     return form
 
 
-def deploy(model: nn.Module, *, graph: str = "integer") -> nn.Module:
+def deploy(model: nn.Module, *, graph: str = "integer", planes: int | None = None) -> nn.Module:
     """Return a copy of a trained spiking model in deploy form; the model itself is left as it is.
 
     Args:
         model: `YOLO` object or its ``model``, of any spiking neuron type.
         graph: "integer" convolves codes, "spike" convolves their binary planes one after the other. Both give the same
             numbers bit for bit; the first is about as many times faster as there are planes.
+        planes: Most planes that a code may have; low ones are dropped (`IBRALIF.keep_planes`). All by default.
 
     Returns:
         Model with the same input (images (B, 3, H, W) in [0, 1], steps of 1/255) and the same output, not trainable.
@@ -117,7 +119,8 @@ def deploy(model: nn.Module, *, graph: str = "integer") -> nn.Module:
 
     Raises:
         TypeError: If this is no Ultralytics detection model.
-        ValueError: If the model is no spiking one, if it is not spike-driven, or for an unknown graph.
+        ValueError: If the model is no spiking one, if it is not spike-driven, if its neurons have no ranges yet, for an
+            unknown graph or a wrong number of planes.
     """
     if graph not in GRAPHS:
         raise ValueError(f"graph must be {' or '.join(GRAPHS)}, got {graph!r}")
@@ -129,7 +132,10 @@ def deploy(model: nn.Module, *, graph: str = "integer") -> nn.Module:
             "this model has no spiking neuron, so there is nothing to deploy as spikes; train one with a "
             "neuron such as ibra-lif (model=ibra-spikeyolo-n.yaml), or export the model without graph="
         )
+    check_tracked(network)
     network: Any = copy.deepcopy(network)
+    if planes is not None:
+        _keep_planes(network, planes)
     if not hasattr(network, "deployed"):
         network = network.eval().float().fuse(verbose=False)
         _check_spike_driven(network)
@@ -154,6 +160,19 @@ def deploy(model: nn.Module, *, graph: str = "integer") -> nn.Module:
             "codes. The accuracy is not touched. Remedy: a model with a smaller D * N."
         )
     return network
+
+
+def _keep_planes(network: nn.Module, planes: int) -> None:
+    """Drop low planes of all neurons, in place."""
+    check_planes(planes)
+    if hasattr(network, "deployed"):
+        raise ValueError(f"planes={planes} comes too late: this network is in deploy form; give the trained one")
+    for name, module in network.named_modules():
+        if isinstance(module, IBRALIF):
+            try:
+                module.keep_planes(planes)
+            except ValueError as e:
+                raise ValueError(f"{name}: {e}") from e
 
 
 def trim(model: nn.Module, images: Iterable[Tensor]) -> Trim:

@@ -27,6 +27,7 @@ from spikeyolo.fixed_point import CodeNeuron
 from spikeyolo.insertion import attention_of, real_valued
 from spikeyolo.neurons import IBRALIF
 from spikeyolo.plugin import EXPORT_ARGUMENTS
+from spikeyolo.ranges import check_planes, check_tracked
 
 OPSET = 18  # the first with BitwiseAnd
 
@@ -42,12 +43,15 @@ def check_arguments(exporter: Any) -> None:
     graph = getattr(args, "graph", "spike")
     if graph not in GRAPHS:
         raise ValueError(f"graph={graph} does not exist; use graph={' or graph='.join(GRAPHS)}")
+    if hasattr(args, "planes"):
+        check_planes(args.planes)
     if getattr(args, "trim", False) not in (True, False):
         raise ValueError(f"trim must be True or False, got trim={args.trim}")
     if given and args.format != "onnx":
         raise ValueError(f"{' '.join(given)} needs format=onnx, got format={args.format}")
     if given and not _has_neurons(exporter):
         raise ValueError(f"{' '.join(given)} needs a model with spiking neurons, this one has none; leave it away")
+    check_tracked(exporter.model)
     if not is_ours(exporter):
         return
     if getattr(args, "quantize", None) not in (None, 32):
@@ -88,12 +92,14 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
     graph = getattr(exporter.args, "graph", "spike")
     source: Path = exporter.file
     real = real_valued(exporter.model)
-    exporter.model = deploy(exporter.model)
+    neuron, planes = (exporter.model.yaml or {}).get("neuron") or {}, getattr(exporter.args, "planes", None)
+    exporter.model = deploy(exporter.model, planes=planes)
     form = form_of(exporter.model)
     if getattr(exporter.args, "trim", False):
         trim(exporter.model, _images(exporter))
     exporter.metadata |= describe(form, graph=graph, source=source)
     exporter.metadata |= {"real_valued": json.dumps(real), "attention": json.dumps(attention_of(exporter.model))}
+    exporter.metadata |= {"neuron": neuron.get("type", "of its own"), "kept_planes": json.dumps(planes)}
     target = source.with_suffix(".onnx")
     with whole_file(target, "copy the checkpoint to a folder that you can write") as part:
         exporter.file = part

@@ -18,7 +18,7 @@ from torch import Tensor
 CACHED = 2**18  # elements that a core's cache holds from one operation to the next (1 MB of float32)
 
 
-def straight_through(x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
+def straight_through(x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
     """Run a neuron over T timesteps with its straight-through gradient.
 
     The same codes as `spikeyolo.neurons.simulate` with `fire`, bit for bit, and the gradient of Eq. 16. For backward a
@@ -26,7 +26,7 @@ def straight_through(x: Tensor, N: float, D_N: int, T: int, decay: float, dtype:
 
     Args:
         x: Input current, (T*B, ...), time-major.
-        N: Range-alignment factor.
+        N: Range-alignment factor; a float32 tensor () on the device of ``x`` where it is to be read there.
         D_N: Largest code.
         T: Timesteps, a divisor of the first dimension.
         decay: Membrane decay.
@@ -40,7 +40,7 @@ def straight_through(x: Tensor, N: float, D_N: int, T: int, decay: float, dtype:
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx, x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
         ctx.T, ctx.decay, ctx.dtype = T, decay, x.dtype
         ctx.layout = torch.contiguous_format
         if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
@@ -57,7 +57,7 @@ class _StraightThrough(torch.autograd.Function):
         return ctx.kernels.pull_back(grad, windows, ctx.T, ctx.decay, ctx.dtype), None, None, None, None, None
 
 
-def emit(x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def emit(x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the spike values of a neuron and the windows of its gradient.
 
     Args:
@@ -71,6 +71,7 @@ def emit(x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype
     Returns:
         Spike values and windows (int8: 1 where 0 <= v <= D, else 0), shape and layout of ``x``.
     """
+    N = float(N)  # of a tensor this waits for a GPU, but only where there is no Triton
     spikes = torch.empty_like(x, dtype=dtype)
     windows = torch.empty_like(x, dtype=torch.int8)
     computed = torch.promote_types(x.dtype, torch.float32)

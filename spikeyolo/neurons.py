@@ -2,6 +2,7 @@
 
 LIF, I-LIF, IB-LIF and IBRA-LIF are one neuron with other numbers (Integer Binary-Range Alignment Neuron,
 arXiv 2506.05679): a code ``k`` in {0, ..., D_N} is emitted where the potential is rounded to steps of ``1 / N``.
+AR-LIF is the same neuron with its range in a buffer (:mod:`spikeyolo.ranges`).
 This module and those that it imports need torch alone.
 """
 
@@ -16,19 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from spikeyolo.kernels import straight_through
+from spikeyolo.ranges import LearnedRange, TrackedRange, check_planes, strided_sample
 
 MAX_D_N = 2**22 - 1  # up to here N * v rounds to the right code in float32
 DECAY = 0.25  # SpikeYOLO's membrane decay
 
 
-def fire(v: Tensor, N: float, D_N: int) -> Tensor:
+def fire(v: Tensor, N: float | Tensor, D_N: int) -> Tensor:
     """Emit integer codes from membrane potentials.
 
     k = clip(round(N * v), 0, D_N), halves rounded to even.
 
     Args:
         v: Membrane potential, any shape, float32 or float64 (lower precisions cannot hold the codes).
-        N: Range-alignment factor, codes per unit of potential.
+        N: Range-alignment factor, codes per unit of potential; also as a tensor, ().
         D_N: Largest code.
 
     Returns:
@@ -83,12 +85,12 @@ class _StraightThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx, x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
         windows = []
 
         def emit(v: Tensor) -> Tensor:
             # Clipping first gives the same codes as `fire` and, by one comparison, the gradient window.
-            clipped = v.clamp(0, D_N / N)
+            clipped = v.clamp(min=0).clamp(max=D_N / N)  # which may be a tensor
             windows.append((clipped == v).to(v.dtype).to(torch.int8))  # compilers vectorise this, but no bool
             return (clipped * N).round().div(N)
 
@@ -134,9 +136,7 @@ class IBRALIF(nn.Module):
 
     def __init__(self, D: float = 5.11, N: float = 100, *, T: int = 1, decay: float = DECAY, rest: int = 0):
         super().__init__()
-        for name, value in {"D": D, "N": N, "T": T, "decay": decay, "rest": rest}.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{name} must be a number, got {value!r}")
+        _check_numbers(D=D, N=N, T=T, decay=decay, rest=rest)
         if D <= 0 or N <= 0:
             raise ValueError(f"D and N must be positive, got D={D:g}, N={N:g}; try D=5.11, N=100")
         D_N = round(D * N)
@@ -145,10 +145,7 @@ class IBRALIF(nn.Module):
             raise ValueError(f"D * N must be whole and >= 1, got {D:g} * {N:g} = {D * N:g}; try D={whole / N:g}")
         if D_N > MAX_D_N:
             raise ValueError(f"D * N must be at most {MAX_D_N} (float32 rounds no larger code exactly), got {D_N}")
-        if int(T) != T or T < 1:
-            raise ValueError(f"T must be a whole number of timesteps >= 1, got {T:g}; try T=1")
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay must lie between 0 and 1, got {decay:g}; try decay={DECAY}")
+        _check_time(T, decay)
         if int(rest) != rest or not 0 <= rest < D_N:
             raise ValueError(f"rest must be a whole code from 0 to D * N - 1 = {D_N - 1}, got {rest:g}; try rest=0")
         if rest and T > 1:
@@ -179,13 +176,38 @@ class IBRALIF(nn.Module):
             _check_batch(x, self.T)
             through = _StraightThrough.apply if torch.compiler.is_compiling() else straight_through
             if not self.rest:
-                return through(x, self.N, self.D_N, self.T, self.decay, dtype)
+                return through(x, self._scale(x), self.D_N, self.T, self.decay, dtype)
             spikes = through(self._raised(x), self.N, self.D_N, self.T, self.decay, torch.float32)
             return (spikes - self.rest / self.N).to(dtype)
         # no gradient wanted: plain operations, which the ONNX and TorchScript exporters can trace
         x = self._raised(x) if self.rest else x
-        spikes = simulate(x, lambda v: fire(v, self.N, self.D_N).div_(self.N), T=self.T, decay=self.decay)
+        N = self._scale(x)
+        spikes = simulate(x, lambda v: fire(v, N, self.D_N).div_(N), T=self.T, decay=self.decay)
         return (spikes - self.rest / self.N if self.rest else spikes).to(dtype)
+
+    def _scale(self, x: Tensor) -> float | Tensor:
+        """Return N for potentials ``x``."""
+        return self.N
+
+    def keep_planes(self, planes: int) -> None:
+        """Drop low planes, so that codes have at most ``planes``; they are then those of a neuron with coarser steps.
+
+        k = clip(round(N / 2^d * v), 0, floor(D_N / 2^d)) with d planes dropped: potentials are rounded once, to the
+        nearest code left, where cutting bits off the codes would round down.
+
+        Raises:
+            ValueError: If ``planes`` is no number from 1 to 16, or leaves no code for potentials below zero.
+        """
+        check_planes(planes)
+        if (dropped := self.planes - planes) > 0:
+            self._coarsen(dropped)
+
+    def _coarsen(self, dropped: int) -> None:
+        D_N, N = self.D_N >> dropped, self.N / 2**dropped
+        rest = max(1, self.rest >> dropped) if self.rest else 0
+        if rest >= D_N:
+            raise ValueError("a neuron that reads potentials on both sides of zero needs planes=2 or more")
+        self.D, self.N, self.rest = D_N / N, N, rest
 
     def _raised(self, x: Tensor) -> Tensor:
         """Return currents that hold the potential at code ``rest`` where there is no input: it is not emitted."""
@@ -198,11 +220,95 @@ class IBRALIF(nn.Module):
         return f"D={self.D:g}, N={self.N:g}, T={self.T}, decay={self.decay:g}, planes={self.planes}{rest}"
 
 
+def _check_numbers(**numbers: object) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+
+
+def _check_time(T: float, decay: float) -> None:
+    if int(T) != T or T < 1:
+        raise ValueError(f"T must be a whole number of timesteps >= 1, got {T:g}; try T=1")
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay must lie between 0 and 1, got {decay:g}; try decay={DECAY}")
+
+
+RANGES = {"tracked": TrackedRange, "learned": LearnedRange}
+
+
+class ARLIF(IBRALIF):
+    """IBRA-LIF whose range is aligned to what it reads: N is a power of two that training finds, D = D_N / N.
+
+    All equations are those of `IBRALIF`; only where N and D come from is another matter.
+
+    Args:
+        planes: Binary planes of a code, 1 to 16; the largest code is 2^planes - 1.
+        range: "tracked" or "learned", see `spikeyolo.ranges`.
+        T: Timesteps.
+        decay: Membrane decay between timesteps, 0 to 1.
+
+    Raises:
+        ValueError: For numbers that make no neuron.
+    """
+
+    def __init__(self, planes: int = 5, *, range: str = "tracked", T: int = 1, decay: float = DECAY):
+        nn.Module.__init__(self)
+        _check_numbers(T=T, decay=decay)
+        _check_time(T, decay)
+        if range not in RANGES:
+            raise ValueError(f"range must be {' or '.join(RANGES)}, got {range!r}")
+        self.range = RANGES[range](planes)
+        self.T, self.decay = int(T), float(decay)
+
+    @property
+    def N(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Codes per unit of potential, a power of two."""
+        return self.range.N
+
+    @property
+    def D(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Largest spike value."""
+        return self.D_N / self.N
+
+    @property
+    def D_N(self) -> int:
+        """Largest code."""
+        return 2**self.range.planes - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the spike values of input currents ``x``, shape (T*B, ...); in training then align the range."""
+        spikes = super().forward(x)
+        if self.training and (self.range.tracking or self.range.learned):
+            potentials = self._potentials(x)
+            spikes = self.range.pull(spikes, x, potentials)
+            if self.range.tracking:
+                self.range.observe(potentials)
+        return spikes
+
+    def _potentials(self, x: Tensor) -> Tensor:
+        """Return membrane potentials at evenly spaced places, (T, n)."""
+        currents, found, N = strided_sample(x, self.T), [], self._scale(x)
+
+        def emit(v: Tensor) -> Tensor:
+            found.append(v)
+            return fire(v, N, self.D_N).div_(N)
+
+        simulate(currents, emit, T=self.T, decay=self.decay)
+        return torch.cat(found)
+
+    def _scale(self, x: Tensor) -> float | Tensor:
+        return self.range.N_tensor() if x.is_cuda or torch.compiler.is_compiling() else self.N
+
+    def _coarsen(self, dropped: int) -> None:
+        self.range.planes -= dropped
+
+
 SPIKING = {  # the numbers behind the names of the field
     "lif": {"D": 1, "N": 1},
     "i-lif": {"D": 4, "N": 1},
     "ib-lif": {"D": 511, "N": 1},
     "ibra-lif": {"D": 5.11, "N": 100},
+    "ar-lif": {"planes": 5, "range": "tracked"},
 }
 
 
@@ -233,9 +339,11 @@ class NeuronConfig:
     """The ``neuron:`` mapping of a model YAML; calling it makes one neuron.
 
     Args:
-        type: "lif", "i-lif", "ib-lif", "ibra-lif", or "relu" and "silu" for the ANN twin.
-        D: Largest spike value (spiking types).
-        N: Range-alignment factor (spiking types).
+        type: "lif", "i-lif", "ib-lif", "ibra-lif", "ar-lif", or "relu" and "silu" for the ANN twin.
+        D: Largest spike value (spiking types but ar-lif).
+        N: Range-alignment factor (spiking types but ar-lif).
+        planes: Binary planes of a code (ar-lif; 5 by default).
+        range: "tracked" (the default) or "learned" (ar-lif).
         T: Timesteps.
         decay: Membrane decay.
         activation: "silu" for potentials that a neuron reads through this function (a converted silu twin).
@@ -248,6 +356,8 @@ class NeuronConfig:
     type: str
     D: float | None = None
     N: float | None = None
+    planes: int | None = None
+    range: str | None = None
     T: int = 1
     decay: float = DECAY
     activation: str | None = None
@@ -274,9 +384,17 @@ class NeuronConfig:
         if self.activation not in (None, "silu"):
             raise ValueError(f"activation must be silu or left away, got {self.activation!r}")
         if self.type in TWINS:
-            if (self.D, self.N, self.T, self.activation, self.ranges) != (None, None, 1, None, None):
+            numbers = (self.D, self.N, self.planes, self.range, self.T, self.activation, self.ranges)
+            if numbers != (None, None, None, None, 1, None, None):
                 raise ValueError(f"neuron type {self.type} takes no D or N and T = 1, got {self}; drop the numbers")
             return
+        if self.type == "ar-lif":
+            if (self.D, self.N, self.activation, self.ranges) != (None, None, None, None):
+                raise ValueError(f"ar-lif finds its range itself, so it takes no D or N; write {_example('ar-lif')}")
+            self()  # the neuron checks its own numbers
+            return
+        if (self.planes, self.range) != (None, None):
+            raise ValueError(f"only ar-lif takes planes and range, {self.type} takes D and N, got {self}")
         if self.ranges is not None:
             if (self.type, self.D, self.N, self.T) != ("ibra-lif", None, None, 1) or not self.ranges:
                 raise ValueError(f"neurons with ranges: have type ibra-lif, T = 1 and no D or N, got {self}")
@@ -302,6 +420,7 @@ class NeuronConfig:
 
     def __str__(self) -> str:
         numbers = ["a range per layer"] if self.ranges is not None else []
+        numbers += [f"{key} {value}" for key in ("planes", "range") if (value := getattr(self, key)) is not None]
         numbers += [f"{key} {value:g}" for key in ("D", "N") if (value := getattr(self, key)) is not None]
         if self.spiking:
             numbers += [f"T {self.T}", f"decay {self.decay:g}"]
@@ -316,6 +435,9 @@ class NeuronConfig:
         """Make one neuron (or one activation of the twin)."""
         if self.type in TWINS:
             return TWINS[self.type]()
+        if self.type == "ar-lif":
+            given = {key: value for key in SPIKING["ar-lif"] if (value := getattr(self, key)) is not None}
+            return ARLIF(**given, T=self.T, decay=self.decay)
         numbers = {"D": self.D, "N": self.N} if self.ranges is None else SPIKING[self.type]  # until `set_ranges`
         neuron = IBRALIF(**numbers, T=self.T, decay=self.decay)  # pyright: ignore[reportArgumentType] (checked)
         return nn.Sequential(SiLU(), neuron) if self.activation else neuron

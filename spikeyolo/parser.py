@@ -18,12 +18,14 @@ from spikeyolo.blocks import SpikeBlock, SpikeConv, SpikeDown, SpikeEncoder, Spi
 from spikeyolo.heads import SpikeDetect
 from spikeyolo.insertion import insert_neurons
 from spikeyolo.neurons import NeuronConfig
+from spikeyolo.ranges import name_ranges
 
 PREFIXES = {  # first part of a model's name: the neuron in the one architecture file
     "ibra": "ibra-lif",
     "lif": "lif",
     "ilif": "i-lif",
     "ib": "ib-lif",
+    "arlif": "ar-lif",
     "relu": "relu",
     "silu": "silu",
 }
@@ -104,6 +106,7 @@ def parse_stock_model(
     layers, save = stock(d, ch, verbose)
     insert_neurons(layers, config)
     config.set_ranges(layers)
+    name_ranges(layers)
     if verbose:
         LOGGER.info(f"neuron before each convolution but the first: {config}")
     return layers, save
@@ -183,6 +186,7 @@ def parse_model(
         channels.append(c2)
     network = nn.Sequential(*layers)
     config.set_ranges(network)
+    name_ranges(network)
     if verbose:
         LOGGER.info(f"neuron: {config}")
     return network, sorted(set(save))

@@ -10,7 +10,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import _spikeyolo_hook as hook
 from _spikeyolo_hook import DISABLE
 from spikeyolo.assets import find_cfg, find_weights
-from spikeyolo.processor import keep_memory, use_all_cores
+from spikeyolo.callbacks import CALLBACKS, is_spiking, timesteps
 
 TESTED = ("8.4.120", "8.4.190")  # first and last release that the test suite has run with
 BELOW = "8.5"
@@ -39,7 +39,7 @@ ANCHORS = {  # what is patched or relied upon: parameters that must be there, in
     "ultralytics.engine.exporter:Exporter.export_onnx": ("args", "kwargs"),
     "ultralytics.engine.exporter:Exporter.get_int8_calibration_dataloader": ("self", "prefix"),
 }
-EXPORT_ARGUMENTS = ("graph", "trim")  # what yolo export takes in addition
+EXPORT_ARGUMENTS = ("graph", "trim", "planes")  # what yolo export takes in addition
 TRAIN_ARGUMENTS = ("checkpoint",)  # and yolo train
 
 _undo: dict[str, list[Callable[[], object]]] = {}  # by patched module
@@ -233,6 +233,7 @@ def _patch_models(undo: list[Callable[[], object]]) -> None:
         def patched(self, weights, verbose=True):
             if is_spiking(self):
                 _warn_of_foreign_weights(self, weights)
+                _check_for_ranges(weights)
             return original(self, weights, verbose)
 
         return patched
@@ -303,73 +304,15 @@ def _allow_safe_loading() -> None:
     """Name our classes to PyTorch's restricted loader, for ULTRALYTICS_SAFE_LOAD."""
     import torch
 
-    from spikeyolo import blocks, heads, neurons
+    from spikeyolo import blocks, heads, neurons, ranges
 
     classes: list[Any] = [
         value
-        for module in (blocks, heads, neurons)
+        for module in (blocks, heads, neurons, ranges)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, torch.nn.Module) and value.__module__ == module.__name__
     ]
     torch.serialization.add_safe_globals(classes)
-
-
-def is_spiking(model: object) -> bool:
-    """Return whether an Ultralytics model was built from a spiking YAML (its ANN twins included)."""
-    return "neuron" in (getattr(model, "yaml", None) or {})
-
-
-def timesteps(model: object) -> int:
-    """Return T of an Ultralytics model, 1 if it is not one of ours."""
-    neuron = (getattr(model, "yaml", None) or {}).get("neuron")
-    return neuron.get("T", 1) if isinstance(neuron, Mapping) else 1
-
-
-def use_whole_cpu(engine: Any) -> None:
-    """Let a spiking model on the CPU use all of it; a callback of trainer and predictor.
-
-    Ultralytics leaves one core to data loader workers, but starts none on a CPU: of two cores one is idle. Convolutions
-    are faster in channels_last, above all depthwise ones, and large training steps in kept memory (docs/speed.md).
-    """
-    import torch
-
-    model = getattr(engine, "model", None)
-    model = getattr(getattr(model, "backend", None), "model", model)  # inside AutoBackend
-    if str(getattr(engine, "device", "")) != "cpu" or not is_spiking(model):
-        return
-    use_all_cores()
-    if isinstance(model, torch.nn.Module):
-        model.to(memory_format=torch.channels_last)
-    if hasattr(engine, "optimizer"):  # the trainer
-        keep_memory()
-
-
-def prepare_training(trainer: Any) -> None:
-    """Use the whole CPU, and keep less for backward if ``checkpoint=True`` asks for it; a callback of the trainer.
-
-    Being pickled by reference, it also makes DDP workers import the plugin.
-
-    Raises:
-        ValueError: If the argument makes no sense.
-    """
-    use_whole_cpu(trainer)
-    checkpoint = getattr(trainer.args, "checkpoint", False)
-    if checkpoint not in (True, False):
-        raise ValueError(f"checkpoint must be True or False, got checkpoint={checkpoint}")
-    if not checkpoint:
-        return
-    from ultralytics.utils.torch_utils import unwrap_model
-
-    model = unwrap_model(trainer.model)  # of data-parallel training
-    if not is_spiking(model):
-        raise ValueError("checkpoint=True needs a model with spiking blocks, this one has none; leave it away")
-    if trainer.args.compile:
-        raise ValueError("checkpoint=True and compile exclude each other: a compiler decides itself; drop one of them")
-    from spikeyolo.blocks import SpikeBlock
-
-    for module in model.modules():
-        if isinstance(module, SpikeBlock):
-            module.checkpoint = True
 
 
 def _warn_of_foreign_weights(model: Any, weights: Any) -> None:
@@ -388,17 +331,10 @@ def _warn_of_foreign_weights(model: Any, weights: Any) -> None:
         )
 
 
-def check_export_arguments(exporter: Any) -> None:
-    """Refuse arguments that make no spike graph; a callback of the exporter."""
-    from spikeyolo import export
-
-    export.check_arguments(exporter)
-    if export.is_ours(exporter):
-        check()  # if the exporter could not be patched, do not write another graph than the one asked for
-
-
-CALLBACKS = {
-    "on_train_start": prepare_training,
-    "on_predict_start": use_whole_cpu,  # a validator does not show its model
-    "on_export_start": check_export_arguments,
-}
+def _check_for_ranges(weights: Any) -> None:
+    """Refuse a checkpoint of aligned neurons that has lost their ranges."""
+    source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+    theirs = (getattr(source, "yaml", None) or {}).get("neuron") or {}
+    if theirs.get("type") == "ar-lif" and not any(key.endswith("range.reach") for key in source.state_dict()):
+        name = Path(str(getattr(source, "pt_path", None) or "this checkpoint")).name
+        raise ValueError(f"{name} has ar-lif neurons but no ranges, so it cannot be trained on; train it again")

@@ -17,7 +17,12 @@ HALF_TO_EVEN = tl.constexpr(1.5 * 2**23)  # float32 has no fraction left here: a
 
 
 @triton.jit
-def _emit(x_ptr, spikes_ptr, windows_ptr, n, n_bytes, D, N, decay, T: tl.constexpr, BLOCK: tl.constexpr):
+def _emit(
+    x_ptr, spikes_ptr, windows_ptr, n, n_bytes, scale, D_N, decay, T: tl.constexpr, BY_ADDRESS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    N = tl.load(scale) if BY_ADDRESS else scale
+    D = tl.div_rn(D_N, N)
     n, n_bytes = tl.cast(n, tl.int64), tl.cast(n_bytes, tl.int64)  # all timesteps together may exceed 2^31
     start = tl.program_id(0).to(tl.int64) * BLOCK
     at = start + tl.arange(0, BLOCK)
@@ -52,16 +57,16 @@ def _pull_back(grad_ptr, windows_ptr, out_ptr, n, n_bytes, decay, T: tl.constexp
         tl.store(out_ptr + t * n + at, dx.to(out_ptr.dtype.element_ty), at < n)
 
 
-def emit(x: Tensor, N: float, D_N: int, T: int, decay: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def emit(x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the spike values of a neuron and the windows of its gradient.
 
     As `spikeyolo.kernels.emit`, for float32, float16 and bfloat16, but with 8 windows per byte: (T, ceil(n / 8)) for n
-    elements per timestep.
+    elements per timestep. N is a number or, on the same device, a float32 tensor, so that nothing waits for it.
     """
     spikes = torch.empty_like(x, dtype=dtype)
     n = x.numel() // T
     windows = torch.empty(T, triton.cdiv(n, 8), dtype=torch.uint8, device=x.device)
-    _launch(_emit, n, x, spikes, windows, n, windows.shape[1], D_N / N, N, decay, T)
+    _launch(_emit, n, x, spikes, windows, n, windows.shape[1], N, float(D_N), decay, T, isinstance(N, Tensor))
     return spikes, windows
 
 

@@ -51,7 +51,7 @@ def verify(
         missing = batch - len(batches[-1])
         batches[-1] = np.concatenate([batches[-1], *[batches[-1][-1:]] * missing])  # fill the last batch
     if checkpoint := _checkpoint(reference, path, graph.metadata):
-        torch_form = _deployed(checkpoint)
+        torch_form = _deployed(checkpoint, json.loads(graph.metadata.get("kept_planes", "null")))
         checks.append(_same_weights(graph, torch_form, checkpoint))
     yield from checks
     if runnable:
@@ -69,14 +69,14 @@ def _checkpoint(reference: str | Path, model: Path, metadata: dict[str, str]) ->
     return next((file for file in candidates if noted and sha256(file) == noted), None)
 
 
-def _deployed(checkpoint: Path) -> Any:
-    """Load a checkpoint in deploy form."""
+def _deployed(checkpoint: Path, planes: int | None) -> Any:
+    """Load a checkpoint in deploy form, with the planes that the graph has kept."""
     from ultralytics import YOLO
 
     from spikeyolo.deployment import deploy
 
     try:
-        return deploy(YOLO(checkpoint))
+        return deploy(YOLO(checkpoint), planes=planes)
     except TypeError as e:  # how Ultralytics names an unreadable checkpoint
         raise ValueError(f"reference={checkpoint}: {e}") from e
 

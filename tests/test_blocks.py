@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ from spikeyolo.blocks import (
     SpikeSepConv,
     SpikeSPPF,
 )
-from spikeyolo.neurons import IBRALIF
+from spikeyolo.neurons import ARLIF, IBRALIF
+from spikeyolo.ranges import ranges_of
 
 
 def randomise(module):
@@ -130,10 +132,8 @@ def test_channels_last_survives_the_block():
 
 
 @pytest.mark.parametrize("block", [SpikeBlock, SpikeRepBlock])
-@pytest.mark.parametrize("T", [1, 2])
-def test_checkpoint_changes_nothing_but_memory(block, T):
-    def neuron():
-        return IBRALIF(T=T)
+@pytest.mark.parametrize("neuron", [IBRALIF, partial(IBRALIF, T=2), ARLIF, partial(ARLIF, range="learned", T=2)])
+def test_checkpoint_changes_nothing_but_memory(block, neuron):
 
     plain = randomise(block(8, neuron=neuron)).train()
     twin = copy.deepcopy(plain)
@@ -151,6 +151,7 @@ def test_checkpoint_changes_nothing_but_memory(block, T):
             y = model(x)
         kept.append(sum(saved.values()))
         y.square().mean().backward()
+        assert all(found.tracking for found in ranges_of(model))
         results.append([y, x.grad, *(p.grad for p in model.parameters()), *model.buffers()])
     for before, after in zip(*results, strict=True):
         assert torch.equal(before, after)

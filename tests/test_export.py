@@ -27,12 +27,15 @@ NEURONS = {
     "lif": {"type": "lif", "D": 1, "N": 1},
     "i-lif-T3": {"type": "i-lif", "D": 4, "N": 1, "T": 3},
     "ib-lif": {"type": "ib-lif", "D": 511, "N": 1},
+    "ar-lif": {"type": "ar-lif", "planes": 5},
+    "ar-lif-T2": {"type": "ar-lif", "planes": 4, "T": 2, "range": "learned"},
 }
 LEVELS = onnxruntime.GraphOptimizationLevel
 LEVELS = [LEVELS.ORT_DISABLE_ALL, LEVELS.ORT_ENABLE_BASIC, LEVELS.ORT_ENABLE_EXTENDED, LEVELS.ORT_ENABLE_ALL]
 
 
-CASES = [pytest.param(n, id=name, marks=pytest.mark.slow if name == "i-lif-T3" else ()) for name, n in NEURONS.items()]
+SLOW = {"i-lif-T3", "ar-lif-T2"}
+CASES = [pytest.param(n, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name, n in NEURONS.items()]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -166,7 +169,20 @@ def test_metadata_tell_what_the_graph_is(ibra):
     assert (noted["source"], noted["source_sha256"]) == ("small.pt", sha256(ibra))
     assert json.loads(noted["versions"]).keys() == {"spikeyolo", "ultralytics", "torch", "onnx"}
     assert digest({"a": [np.zeros(2)]}) != digest({"a": [np.ones(2)]}) != noted["weights_sha256"]
+    assert (noted["neuron"], noted["kept_planes"]) == ("ibra-lif", "null")
     assert metadata(export_to(ibra, "integer", graph="integer"))["graph"] == "integer"
+
+
+def test_planes_drops_low_planes(ibra, photos):
+    file = export_to(ibra, "four", planes=4)
+    noted = metadata(file)
+    assert set(json.loads(noted["planes"]).values()) == {4}
+    assert (noted["kept_planes"], noted["N"], noted["D"]) == ("4", "3.125", "4.8")  # 100 / 32, 15 / 3.125
+    for image in photos[:3, None]:
+        expected, codes = emitted_codes(deploy(YOLO(ibra), planes=4), image)
+        output = codes_and_output(file, image.numpy())[0]
+        assert np.abs(output - expected[0].numpy()).max() < 1e-4
+        assert max(float(c.max()) for _, c in codes) == 15
 
 
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")  # of Ultralytics 8.4.120's NMS
@@ -268,6 +284,10 @@ def test_the_benchmark_runs(trained, digits, tmp_path, monkeypatch):
         ({"trim": True}, "trim=True needs images to calibrate on: add data="),
         ({"trim": "some"}, "trim must be True or False, got trim=some"),
         ({"trim": True, "format": "torchscript"}, "trim=True needs format=onnx"),
+        ({"planes": 0}, "planes must be a whole number from 1 to 16, got planes=0"),
+        ({"planes": 17}, "got planes=17"),
+        ({"planes": "four"}, "got planes='four'"),
+        ({"planes": 4, "format": "torchscript"}, "planes=4 needs format=onnx"),
     ],
     ids=str,
 )

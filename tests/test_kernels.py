@@ -214,18 +214,20 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from spikeyolo import triton_kernels
 
-def compile(kernel, types, T, capability):
+def compile(kernel, types, T, capability, **more):
     names = kernel.arg_names
-    types = [*types, *["i64" if name in ("n", "n_bytes") else "fp32" for name in names[3:-2]], "constexpr", "constexpr"]
+    constants = {"T": T, "BLOCK": triton_kernels.BLOCK, **more}
+    kinds = {name: "constexpr" for name in constants} | {"n": "i64", "n_bytes": "i64"}
+    kinds["scale"] = "*fp32" if more.get("BY_ADDRESS") else "fp32"
+    types = [*types, *[kinds.get(name, "fp32") for name in names[3:]]]
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name.endswith("_ptr") or name == "n"}
-    constants = {"T": T, "BLOCK": triton_kernels.BLOCK}
     source = ASTSource(kernel, dict(zip(names, types)), constants, aligned)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=triton_kernels.OPTIONS).asm
 
 for capability in (75, 90):
     for x, o in (("*fp32", "*fp32"), ("*fp16", "*fp16"), ("*bf16", "*fp32")):
         for T in (1, 4):
-            asm = [compile(triton_kernels._emit, (x, o, "*u8"), T, capability)]
+            asm = [compile(triton_kernels._emit, (x, o, "*u8"), T, capability, BY_ADDRESS=a) for a in (False, True)]
             asm.append(compile(triton_kernels._pull_back, (o, "*u8", x), T, capability))
             for a in asm:
                 assert a["cubin"]

@@ -209,8 +209,8 @@ def test_twins_are_activations():
     [
         (None, "neuron: must be a mapping such as neuron: {type: ibra-lif, D: 5.11, N: 100"),
         ({"D": 4}, "must be a mapping"),
-        ({"type": "plif"}, "unknown neuron type 'plif'; types are lif, i-lif, ib-lif, ibra-lif, relu, silu"),
-        ({"type": "ibra-lif", "D": 5.11, "N": 100, "tau": 2}, "has no key tau; keys are type, D, N, T, decay"),
+        ({"type": "plif"}, "unknown neuron type 'plif'; types are lif, i-lif, ib-lif, ibra-lif, ar-lif, relu, silu"),
+        ({"type": "ibra-lif", "D": 5.11, "N": 100, "tau": 2}, "has no key tau; keys are type, D, N, planes, range, T"),
         ({"type": "ibra-lif"}, "lacks D and N; write neuron: {type: ibra-lif, D: 5.11, N: 100"),
         ({"type": "i-lif", "N": 1}, "lacks D"),
         ({"type": "ibra-lif", "D": None, "N": 100}, "lacks D"),

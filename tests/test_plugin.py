@@ -21,6 +21,7 @@ from ultralytics.utils.torch_utils import get_flops
 import _spikeyolo_hook as hook
 import spikeyolo
 from spikeyolo import plugin
+from spikeyolo.callbacks import CALLBACKS, prepare_training, use_whole_cpu
 
 
 def python(code, **environment):
@@ -217,15 +218,15 @@ def test_a_spiking_model_uses_every_core(digits):
             (nn.Conv2d(3, 3, 1), NUM_THREADS),
         ):
             torch.set_num_threads(NUM_THREADS)
-            plugin.use_whole_cpu(SimpleNamespace(model=model, device=torch.device("cpu"), optimizer=None))
+            use_whole_cpu(SimpleNamespace(model=model, device=torch.device("cpu"), optimizer=None))
             assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
 
 
 def test_callback_is_pickled_by_reference():
-    for callback in plugin.CALLBACKS.values():
-        assert b"spikeyolo.plugin" in pickle.dumps(callback)
+    for callback in CALLBACKS.values():
+        assert b"spikeyolo.callbacks" in pickle.dumps(callback)
 
 
 @pytest.mark.parametrize(
@@ -237,10 +238,10 @@ def test_callback_is_pickled_by_reference():
     ],
 )
 def test_wrong_checkpoint_arguments_are_named(model, arguments, message):
-    trainer = SimpleNamespace(model=YOLO(model).model, device="cuda", args=SimpleNamespace(compile=False))
+    trainer = SimpleNamespace(model=YOLO(model).model, device="cuda", args=SimpleNamespace(compile=False), resume=False)
     vars(trainer.args).update(arguments)
     with pytest.raises(ValueError, match=message):
-        plugin.prepare_training(trainer)
+        prepare_training(trainer)
 
 
 def test_public_modules_are_attributes():

@@ -336,6 +336,17 @@ def test_trimmed_planes_are_counted(folder, photos, digits, tmp_path, spikeyolo)
     assert "codes are clipped on 2 images: 23 layers have trimmed planes" in out
 
 
+@pytest.mark.parametrize("neuron", [IBRA, {"type": "ar-lif", "planes": 5}])
+def test_dropped_planes_are_proven_against_the_checkpoint(neuron, folder, photos, tmp_path, spikeyolo):
+    calibrated(write_small(tmp_path / "small.yaml", neuron), photos).save(tmp_path / "small.pt")
+    YOLO(tmp_path / "small.pt").export(format="onnx", imgsz=64, planes=3)
+    code, out, error = spikeyolo(model=tmp_path / "small.onnx", source=folder / "images")
+    assert code == 0, out + error
+    assert "69 of 70 convolutions take spikes" in out
+    assert "24 layers have the weights of" in out
+    assert "differ between the graph and PyTorch" in out
+
+
 def test_averaged_potentials_are_on_no_grid(folder, photos, tmp_path, spikeyolo, caplog):
     from ultralytics.utils import YAML
 

@@ -27,6 +27,7 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 
 import torch
 import ultralytics
+from training import DATA, RECIPE, trained
 from ultralytics import YOLO
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import DetectionModel
@@ -40,7 +41,7 @@ from spikeyolo.images import Images
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = {
-    "neurons": "ibra,ilif,lif,relu,silu",
+    "neurons": "ibra,arlif,ilif,lif,relu,silu",
     "scale": "p",
     "cycles": "10,13",  # epochs
     "imgsz": "160",
@@ -50,9 +51,9 @@ OPTIONS = {
     "project": "runs/weights",
     "ship": "True",
 }
-DATA, RECIPE = "photo-digits.yaml", "spikeyolo-photo-digits.yaml"
 TITLES = {
     "ibra": "**IBRA-LIF** (D 5.11, N 100, 9 planes)",
+    "arlif": "**AR-LIF** (5 planes, a range per neuron)",
     "ilif": "I-LIF (D 4, N 1, 3 planes)",
     "lif": "LIF (D 1, N 1, 1 plane)",
     "relu": "relu twin (ANN)",
@@ -69,28 +70,13 @@ def train(neuron: str, options: dict[str, str]) -> list[Path]:
     weights, runs = f"{neuron}-spikeyolo-{options['scale']}.yaml", []
     for cycle, epochs in enumerate(options["cycles"].split(",")):
         run = folder / f"cycle{cycle + 1}"
-        last = run / "weights/last.pt"
-        if not last.is_file():
+        if not (run / "weights/last.pt").is_file():
             run.mkdir(parents=True, exist_ok=True)
             (run / "about.json").write_text(json.dumps(surroundings(), indent=1) + "\n")
             print(f"\n{neuron}, cycle {cycle + 1}: {epochs} epochs from {weights}", flush=True)
-            YOLO(weights).train(
-                cfg=RECIPE,
-                data=DATA,
-                epochs=int(epochs),
-                imgsz=int(options["imgsz"]),
-                batch=int(options["batch"]),
-                seed=int(options["seed"]) + cycle,  # other shuffles and augmentations than in the cycle before
-                project=str(folder),
-                name=run.name,
-                exist_ok=True,
-                val=False,  # the last weights are taken: nothing is chosen on the validation images
-                plots=False,
-            )
-        elif torch.load(last, map_location="cpu", weights_only=False)["epoch"] >= 0:  # unfinished
-            print(f"\n{neuron}, cycle {cycle + 1} goes on", flush=True)
-            YOLO(last).train(resume=True)
-        weights = str(last)
+        seed = int(options["seed"]) + cycle  # other shuffles and augmentations than in the cycle before
+        sizes = {key: int(options[key]) for key in ("imgsz", "batch")}
+        weights = str(trained(weights, run, epochs=int(epochs), seed=seed, **sizes))
         runs.append(run)
     return runs
 
@@ -122,15 +108,15 @@ def seconds(run: Path) -> float:
 def ship(neuron: str, runs: list[Path], options: dict[str, str]) -> Path:
     """Write the weights of a training, half precision, and their card; return the card."""
     name = f"{neuron}-spikeyolo-{options['scale']}"
-    trained = torch.load(runs[-1] / "weights/last.pt", map_location="cpu", weights_only=False)
+    last = torch.load(runs[-1] / "weights/last.pt", map_location="cpu", weights_only=False)
     model: Any = DetectionModel(
         f"{name}.yaml", nc=len(NAMES), verbose=False
     )  # without the traces that a training leaves
-    model.load_state_dict(trained["model"].float().state_dict())
+    model.load_state_dict(last["model"].float().state_dict())
     model.names = NAMES
-    arguments = trained["train_args"] | {"model": f"{name}.yaml", "data": DATA, "project": None, "name": None}
+    arguments = last["train_args"] | {"model": f"{name}.yaml", "data": DATA, "project": None, "name": None}
     arguments.pop("save_dir", None)
-    content = {key: trained[key] for key in ("date", "version", "license", "docs")}
+    content = {key: last[key] for key in ("date", "version", "license", "docs")}
     content |= {"epoch": -1, "model": model.half(), "train_args": arguments | {"imgsz": int(options["use_imgsz"])}}
     file = ROOT / "weights" / f"{name}.pt"
     with whole_file(file, "make the folder") as part:
