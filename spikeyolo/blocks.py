@@ -346,21 +346,21 @@ def recomputed(x: Tensor, *modules: nn.Module) -> Tensor:
 
 @contextmanager
 def _frozen_statistics(module: nn.Module, reaches: list[Tensor]) -> Iterator[None]:
-    """Let BatchNorms normalise by the batch, but not count it, and neurons have these ranges, but not change them."""
+    """Let BatchNorms normalise by the batch, but not count it, and neurons have these ranges, which end with it."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    ranges = [(found, found.reach, found.tracking) for found in ranges_of(module)]
+    ranges = [(found, found.reach) for found in ranges_of(module)]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
-    for (found, _, _), reach in zip(ranges, reaches, strict=True):
-        found.reach, found.tracking = reach, False
+    for (found, _), reach in zip(ranges, reaches, strict=True):
+        found.reach = reach
     try:
         yield
     finally:
         for norm, (momentum, count) in zip(norms, before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count
-        for found, reach, tracking in ranges:
-            found.reach, found.tracking = reach, tracking
+        for found, reach in ranges:
+            found.reach = reach
 
 
 class SpikeRepBlock(SpikeBlock):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeyolo.kernels import straight_through
-from spikeyolo.ranges import LearnedRange, TrackedRange, check_planes, strided_sample
+from spikeyolo.ranges import FINE, LearnedRange, TrackedRange, check_planes, strided_sample
 
 MAX_D_N = 2**22 - 1  # up to here N * v rounds to the right code in float32
 DECAY = 0.25  # SpikeYOLO's membrane decay
@@ -176,18 +176,18 @@ class IBRALIF(nn.Module):
             _check_batch(x, self.T)
             through = _StraightThrough.apply if torch.compiler.is_compiling() else straight_through
             if not self.rest:
-                return through(x, self._scale(x), self.D_N, self.T, self.decay, dtype)
+                return through(x, *self._numbers(x), self.T, self.decay, dtype)
             spikes = through(self._raised(x), self.N, self.D_N, self.T, self.decay, torch.float32)
             return (spikes - self.rest / self.N).to(dtype)
         # no gradient wanted: plain operations, which the ONNX and TorchScript exporters can trace
         x = self._raised(x) if self.rest else x
-        N = self._scale(x)
-        spikes = simulate(x, lambda v: fire(v, N, self.D_N).div_(N), T=self.T, decay=self.decay)
+        N, D_N = self._numbers(x)
+        spikes = simulate(x, lambda v: fire(v, N, D_N).div_(N), T=self.T, decay=self.decay)
         return (spikes - self.rest / self.N if self.rest else spikes).to(dtype)
 
-    def _scale(self, x: Tensor) -> float | Tensor:
-        """Return N for potentials ``x``."""
-        return self.N
+    def _numbers(self, x: Tensor) -> tuple[float | Tensor, int]:
+        """Return N and the largest code for potentials ``x``."""
+        return self.N, self.D_N
 
     def keep_planes(self, planes: int) -> None:
         """Drop low planes, so that codes have at most ``planes``; they are then those of a neuron with coarser steps.
@@ -239,7 +239,9 @@ RANGES = {"tracked": TrackedRange, "learned": LearnedRange}
 class ARLIF(IBRALIF):
     """IBRA-LIF whose range is aligned to what it reads: N is a power of two that training finds, D = D_N / N.
 
-    All equations are those of `IBRALIF`; only where N and D come from is another matter.
+    All equations are those of `IBRALIF`; only where N and D come from is another matter. While ranges are tracked,
+    training emits codes of 9 planes, as IBRA-LIF does: coarse steps from the beginning cost accuracy. Evaluation, and
+    training behind that, have the planes that are asked for.
 
     Args:
         planes: Binary planes of a code, 1 to 16; the largest code is 2^planes - 1.
@@ -279,25 +281,28 @@ class ARLIF(IBRALIF):
         """Return the spike values of input currents ``x``, shape (T*B, ...); in training then align the range."""
         spikes = super().forward(x)
         if self.training and (self.range.tracking or self.range.learned):
-            potentials = self._potentials(x)
-            spikes = self.range.pull(spikes, x, potentials)
+            N, D_N = self._numbers(x)
+            potentials = self._potentials(x, N, D_N)
+            spikes = self.range.pull(spikes, x, potentials, N, D_N)
             if self.range.tracking:
                 self.range.observe(potentials)
         return spikes
 
-    def _potentials(self, x: Tensor) -> Tensor:
+    def _potentials(self, x: Tensor, N: float | Tensor, D_N: int) -> Tensor:
         """Return membrane potentials at evenly spaced places, (T, n)."""
-        currents, found, N = strided_sample(x, self.T), [], self._scale(x)
+        found: list[Tensor] = []
 
         def emit(v: Tensor) -> Tensor:
             found.append(v)
-            return fire(v, N, self.D_N).div_(N)
+            return fire(v, N, D_N).div_(N)
 
-        simulate(currents, emit, T=self.T, decay=self.decay)
+        simulate(strided_sample(x, self.T), emit, T=self.T, decay=self.decay)
         return torch.cat(found)
 
-    def _scale(self, x: Tensor) -> float | Tensor:
-        return self.range.N_tensor() if x.is_cuda or torch.compiler.is_compiling() else self.N
+    def _numbers(self, x: Tensor) -> tuple[float | Tensor, int]:
+        fine = max(self.planes, FINE) if self.training and self.range.tracking else self.planes
+        N = self.range.N_tensor() if x.is_cuda or torch.compiler.is_compiling() else self.N
+        return N * 2.0 ** (fine - self.planes), 2**fine - 1
 
     def _coarsen(self, dropped: int) -> None:
         self.range.planes -= dropped

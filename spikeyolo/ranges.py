@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 MAX_PLANES = 16
+FINE = 9  # planes of training while ranges are tracked
 PERCENTILE = 99.9  # of the potentials; what is above is clipped
 MOMENTUM = 0.05  # share of the newest potentials in the running percentile
 SAMPLES = 4096  # potentials that a forward looks at, per timestep
@@ -121,7 +122,7 @@ class TrackedRange(nn.Module):
             "checkpoint with a smaller lr0"
         )
 
-    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor) -> Tensor:
+    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor, N: float | Tensor, D_N: int) -> Tensor:
         """Return spike values as they are: the gradient does not reach a tracked range."""
         return spikes
 
@@ -158,15 +159,17 @@ class LearnedRange(TrackedRange):
         """What is rounded up to a power of two, (); float32."""
         return super().width * torch.exp2(self.gain.detach())
 
-    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor) -> Tensor:
+    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor, N: float | Tensor, D_N: int) -> Tensor:
         """Return spike values whose gradient also reaches ``gain``.
 
         Args:
             spikes: Spike values of all potentials, (T*B, ...).
             x: What the neuron read, whose layout in memory the gradient is to have.
             potentials: Those at `strided_sample`, (T, n).
+            N: Codes per unit of potential that they were emitted with.
+            D_N: Largest code.
         """
-        return _Scaled.apply(spikes, self.gain, self.N_tensor(), 2**self.planes - 1, potentials, _layout(x))
+        return _Scaled.apply(spikes, self.gain, N, D_N, potentials, _layout(x))
 
 
 class _Scaled(torch.autograd.Function):
@@ -176,7 +179,7 @@ class _Scaled(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, spikes: Tensor, gain: Tensor, N: Tensor, D_N: int, v: Tensor, layout: torch.memory_format):
+    def forward(ctx, spikes: Tensor, gain: Tensor, N: float | Tensor, D_N: int, v: Tensor, layout: torch.memory_format):
         o = (v * N).round_().clamp_(0, D_N) / N
         slope = torch.where(v < 0, 0, torch.where(v > D_N / N, o, o - v))
         ctx.save_for_backward(slope)

@@ -45,6 +45,67 @@ def test_unknown_arguments_are_named(monkeypatch):
     assert bench.options(T="1", shape="4,64") == {"T": "2", "shape": "4,64"}
 
 
+@pytest.fixture
+def study(monkeypatch, digits):
+    monkeypatch.syspath_prepend(TOOLS)
+    for name in ("training", "study_neurons"):
+        monkeypatch.setattr(importlib.import_module(name), "DATA", str(digits))
+    return sys.modules["study_neurons"]
+
+
+def test_the_study_makes_the_networks_that_it_names(study):
+    def neuron(network):
+        return study.NeuronConfig.from_mapping(study.yaml_of(network)["neuron"])()
+
+    assert (neuron("ibra").D_N, neuron("ibra-31").D_N, neuron("ibra-31").N) == (511, 31, 100)
+    assert neuron("ibra-inf").D > 40000
+    assert [neuron(n).D_N for n in study.ABLATION[:-1]] == [2**bits - 1 for bits in range(4, 14)]
+    assert (neuron("arlif-3").planes, neuron("arlif-4-learned").range.learned) == (3, True)
+    assert study.yaml_of("ibra-residual1")["residual_gamma"] == 1
+    assert study.yaml_of("relu")["neuron"] == {"type": "relu"}
+    with pytest.raises(ValueError, match="networks=ibra-fast: 'fast' means nothing behind ibra"):
+        study.yaml_of("ibra-fast")
+
+
+def test_the_study_says_means_and_spreads(study, tmp_path):
+    scores = {("relu", 0): 0.5, ("relu", 1): 0.54, ("arlif-5", 0): 0.51, ("ibra-inf", 0): 0.4}
+    rows = [
+        {"network": n, "seed": seed, "mAP50": 0.7, "mAP50-95": v, "energy_uj": 90} for (n, seed), v in scores.items()
+    ]
+    for row in rows[2:]:
+        row.update(spikes=1000, spikes_per_code=0.5)
+    summary = study.summarise(rows)
+    shown = study.table(summary)
+    assert "| relu twin (ANN) | 2 | 0.5200 (0.5000 to 0.5400) | 0.7000 |  |  | 90 |" in shown
+    assert "| AR-LIF, 5 planes | 1 | 0.5100 | 0.7000 | 0.50 | 1,000 | 90 |" in shown
+    assert "| IBRA-LIF, D unbounded | 1 |" in shown
+    study.draw(summary, tmp_path / "n.png", {"epochs": "7", "imgsz": "128", "val": "160"})
+    assert (tmp_path / "n.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_study_trains_goes_on_and_drops_planes(study, digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["study_neurons.py", *arguments])
+        study.main()
+        return capsys.readouterr().out
+
+    small = ["networks=relu,arlif-3-learned", "seeds=1", "epochs=1", "imgsz=64", "val=64", "project=runs"]
+    assert "| AR-LIF, 3 planes learned | 1 | 0." in call(*small)
+    before = sorted(tmp_path.rglob("last.pt"))
+    assert len(before) == 2
+    again = call(*small, "plot=n.png")
+    assert "trained" not in again
+    assert sorted(tmp_path.rglob("last.pt")) == before
+    assert (tmp_path / "n.png").exists()
+    out = call("weights=" + ",".join(str(file) for file in reversed(before)), "val=64")
+    assert [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| last.pt")] == ["", "3", "2"]
+    with pytest.raises(SystemExit, match="holds no result"):
+        call("train=False", "project=nowhere")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("tool", "arguments", "shown"),

@@ -66,22 +66,28 @@ def test_N_is_the_power_of_two_whose_range_holds_the_percentile(reach, planes):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_all_else_is_the_neuron_with_these_numbers(kind, T, dtype):
     aligned, fixed = made(3.7, kind=kind, T=T, decay=0.3), IBRALIF(31 / 8, 8, T=T, decay=0.3)
+    fine = IBRALIF(511 / 128, 128, T=T, decay=0.3)  # while ranges are tracked
     x = torch.randn(2 * T, 3, 9, 7, dtype=dtype) * 3
-    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    assert torch.equal(aligned(x), fixed(x))
     grad = torch.randn_like(x)
-    for neuron, y in ((aligned.train(), a), (fixed, b)):
-        neuron(y).backward(grad)
-    assert torch.equal(a.grad, b.grad)
+    for tracking, training, expected in ((False, True, fixed), (True, False, fixed), (True, True, fine)):
+        results = []
+        aligned.train(training).range.tracking = tracking
+        for neuron in (aligned, expected):
+            y = x.clone().requires_grad_()
+            out = neuron(y)
+            out.backward(grad)
+            results.append((out, y.grad))
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert made(3.7, planes=12).train()._numbers(x) == (2.0**10, 2**12 - 1)  # never coarser than asked for
 
 
 def test_the_running_percentile_is_that_of_the_potentials():
     neuron, expected = ARLIF(T=2, decay=0.5).train(), None
     for seed in range(5):
         x = torch.randn(4, 2, 5, 3, generator=torch.Generator().manual_seed(seed)) * (seed + 1)
-        N, first, second = neuron.N, *x.chunk(2)
+        N, first, second = 16 * neuron.N, *x.chunk(2)
         neuron(x)
-        spikes = (first * N).round().clamp(0, 31) / N
+        spikes = (first * N).round().clamp(0, 511) / N
         v = torch.cat([first, 0.5 * (first - spikes) + second])
         found = float(np.sort(v.numpy().ravel())[-1])  # of 120 potentials one stands for a thousandth
         expected = found if expected is None else 0.95 * expected + 0.05 * found
@@ -90,9 +96,9 @@ def test_the_running_percentile_is_that_of_the_potentials():
 
 def test_what_a_forward_finds_counts_from_the_next_one_on():
     neuron = ARLIF().train()
-    x = torch.linspace(0, 100, 500)
-    assert neuron(x).max() == 4 - 1 / 8
-    assert neuron(x).max() == 100  # D is 124 now
+    x = torch.linspace(0, 130, 500)
+    assert neuron(x).max() == 4 - 1 / 128
+    assert neuron(x).max() == 130  # D is nearly 256 now
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -188,7 +194,7 @@ def test_the_learned_range_estimates_its_gradient_on_a_sample(monkeypatch):
 
 def test_the_learned_range_descends():
     neuron = made(60.0, kind="learned").train()
-    neuron.range.tracking = False
+    neuron.range.tracking = False  # its gain learns on
     optimizer = torch.optim.SGD(neuron.parameters(), lr=3.0)
     x = torch.rand(8, 4, 8, 8) * 2
     errors = []

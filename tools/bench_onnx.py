@@ -1,4 +1,4 @@
-"""Benchmark: the exported graphs in ONNX Runtime: relu twin, integer graph, spike graph; time, peak memory, file size.
+"""Benchmark: the exported graphs in ONNX Runtime: relu twin, integer graph, spike graphs; time, peak memory, file size.
 
 Networks have random weights: neither time nor memory depends on them. Interleaved runs on the CPU, medians; each export
 and each memory figure is taken in a process of its own. Prints a table and writes JSON. Example:
@@ -28,7 +28,12 @@ import torch
 
 import spikeyolo  # noqa: F401 (registers the plugin)
 
-GRAPHS = {"relu": ("relu", {}), "integer": ("ibra", {"graph": "integer"}), "spike": ("ibra", {"graph": "spike"})}
+GRAPHS = {
+    "relu": ("relu", {}),
+    "integer": ("ibra", {"graph": "integer"}),
+    "spike": ("ibra", {"graph": "spike"}),  # 9 planes
+    "aligned": ("arlif", {"graph": "spike"}),  # AR-LIF, 5 planes
+}
 
 
 def export(graph: str, scale: str, imgsz: int, folder: Path, dynamic: bool) -> dict[str, Any]:
@@ -43,6 +48,8 @@ def export(graph: str, scale: str, imgsz: int, folder: Path, dynamic: bool) -> d
         if isinstance(module, torch.nn.BatchNorm2d):  # a new network's residual branches are zero
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
+    with torch.no_grad():
+        model.model.train()(torch.rand(2, 3, 64, 64))  # gives aligned neurons a range
     os.chdir(folder)
     start = time.perf_counter()
     file = Path(model.export(format="onnx", imgsz=imgsz, dynamic=dynamic, **arguments)).resolve()
@@ -97,7 +104,7 @@ def export_apart(graph: str, scale: str, imgsz: int, folder: Path, *, dynamic: b
 
 
 def measure(scale: str, imgsz: int, rounds: int) -> dict[str, Any]:
-    """Export and run the three graphs of a scale."""
+    """Export and run the graphs of a scale."""
     with tempfile.TemporaryDirectory() as name:
         found = {}
         for graph in GRAPHS:
@@ -114,7 +121,7 @@ def measure(scale: str, imgsz: int, rounds: int) -> dict[str, Any]:
         found[graph]["ms"] = 1000 * statistics.median(times[graph])
         del found[graph]["file"]
     row: dict[str, Any] = {"scale": scale, "imgsz": imgsz, "graphs": found}
-    for one, other in (("integer", "relu"), ("spike", "integer")):
+    for one, other in (("integer", "relu"), ("spike", "integer"), ("aligned", "spike")):
         row[f"{one}/{other}"] = {
             "time": bench.ratio(times[one], times[other]),
             "memory": found[one]["peak_mb"] / found[other]["peak_mb"],
@@ -128,18 +135,21 @@ def main() -> None:
     options = bench.options(scales="p,n", imgsz="320,640", rounds="7", out="bench_onnx.json")
     rows = []
     print(
-        "| scale | image | relu, ms | integer, ms | spike, ms | integer / relu | spike / integer | memory, MB | "
-        "spike / integer | file, MB | spike / integer | export, s | export, MB |\n" + "|---" * 13 + "|"
+        "| scale | image | relu, ms | integer, ms | spike, ms | AR-LIF spike, ms | integer / relu | spike / integer | "
+        "AR-LIF / IBRA-LIF | memory, MB | spike / integer | file, MB | spike / integer | export, s | export, MB |\n"
+        + "|---" * 15
+        + "|"
     )
     for scale in options["scales"].split(","):
         for imgsz in options["imgsz"].split(","):
             row = measure(scale, int(imgsz), int(options["rounds"]))
             rows.append(row)
-            g, cheap, dear = row["graphs"], row["integer/relu"], row["spike/integer"]
-            ratios = f"{bench.show_ratio(cheap['time'])} | {bench.show_ratio(dear['time'])}"
+            g, dear = row["graphs"], row["spike/integer"]
+            pairs = ("integer/relu", "spike/integer", "aligned/spike")
+            ratios = " | ".join(bench.show_ratio(row[pair]["time"]) for pair in pairs)
             print(
                 f"| {scale} | {imgsz} | {g['relu']['ms']:.0f} | {g['integer']['ms']:.0f} | {g['spike']['ms']:.0f} "
-                f"| {ratios} | {g['spike']['peak_mb']:.0f} | {dear['memory']:.2f} "
+                f"| {g['aligned']['ms']:.0f} | {ratios} | {g['spike']['peak_mb']:.0f} | {dear['memory']:.2f} "
                 f"| {g['spike']['megabytes']:.1f} | {dear['file']:.3f} | {g['spike']['export_s']:.0f} "
                 f"| {g['spike']['export_peak_mb']:.0f} |",
                 flush=True,

@@ -1,4 +1,4 @@
-"""Benchmark: the training step (forward, loss, backward) and its memory: ours, textbook neuron, relu and silu twin.
+"""Benchmark: the training step (forward, loss, backward) and its memory: ours, AR-LIF, textbook neuron, ANN twins.
 
 Interleaved runs, medians; each memory figure is taken in a process of its own. Prints a table, writes JSON. Examples:
     python tools/bench_train.py scales=p,n,s imgsz=320 batch=4 rounds=7
@@ -33,14 +33,17 @@ from spikeyolo.neurons import NeuronConfig
 from spikeyolo.processor import keep_memory
 
 ANNS = ("relu", "silu")
+ALIGNED = {"AR-LIF": "tracked", "AR-LIF, learned range": "learned"}
 CHECKPOINTED = "ours, checkpoint=True"
 IMAGES_WITH = 3  # objects per image
 
 
 def network(name: str, scale: str, T: int, options: dict[str, str]) -> Any:
     """Make a network in training mode."""
-    config = NeuronConfig.preset(name if name in ANNS else "ibra-lif")
-    neuron = {"type": name} if name in ANNS else {"type": config.type, "D": config.D, "N": config.N, "T": T}
+    neuron: dict[str, Any] = {"type": name}
+    if name not in ANNS:
+        aligned = {"type": "ar-lif", "range": ALIGNED[name]} if name in ALIGNED else {}
+        neuron = (aligned or NeuronConfig.preset("ibra-lif").to_mapping()) | {"T": T}
     torch.manual_seed(0)
     architecture: Any = YAML.load(str(ARCHITECTURE)) | {"neuron": neuron, "scale": scale}
     model: Any = DetectionModel(architecture, verbose=False)
@@ -142,7 +145,7 @@ def measure(scale: str, options: dict[str, str]) -> list[dict[str, Any]]:
     """Compare all networks of a scale."""
     steps = [int(T) for T in options["T"].split(",")]
     contenders = [("ours", T) for T in steps] + [(CHECKPOINTED, T) for T in steps]
-    contenders += [("naive", steps[0]), *((name, 1) for name in ANNS)]
+    contenders += [*((name, steps[0]) for name in (*ALIGNED, "naive")), *((name, 1) for name in ANNS)]
     batch = batch_of(options)
     runs = {key: stepper(network(key[0], scale, key[1], options), batch, options) for key in contenders}
     times = bench.interleave(runs, int(options["rounds"]))
