@@ -176,17 +176,17 @@ class IBRALIF(nn.Module):
             _check_batch(x, self.T)
             through = _StraightThrough.apply if torch.compiler.is_compiling() else straight_through
             if not self.rest:
-                return through(x, *self._numbers(x), self.T, self.decay, dtype)
+                return through(x, *self.numbers_for(x), self.T, self.decay, dtype)
             spikes = through(self._raised(x), self.N, self.D_N, self.T, self.decay, torch.float32)
             return (spikes - self.rest / self.N).to(dtype)
         # no gradient wanted: plain operations, which the ONNX and TorchScript exporters can trace
         x = self._raised(x) if self.rest else x
-        N, D_N = self._numbers(x)
+        N, D_N = self.numbers_for(x)
         spikes = simulate(x, lambda v: fire(v, N, D_N).div_(N), T=self.T, decay=self.decay)
         return (spikes - self.rest / self.N if self.rest else spikes).to(dtype)
 
-    def _numbers(self, x: Tensor) -> tuple[float | Tensor, int]:
-        """Return N and the largest code for potentials ``x``."""
+    def numbers_for(self, x: Tensor) -> tuple[float | Tensor, int]:
+        """Return N and the largest code that potentials ``x`` are emitted with now."""
         return self.N, self.D_N
 
     def keep_planes(self, planes: int) -> None:
@@ -281,12 +281,16 @@ class ARLIF(IBRALIF):
         """Return the spike values of input currents ``x``, shape (T*B, ...); in training then align the range."""
         spikes = super().forward(x)
         if self.training and (self.range.tracking or self.range.learned):
-            N, D_N = self._numbers(x)
+            N, D_N = self.numbers_for(x)
             potentials = self._potentials(x, N, D_N)
-            spikes = self.range.pull(spikes, x, potentials, N, D_N)
             if self.range.tracking:
                 self.range.observe(potentials)
+            spikes = self.range.pull(spikes, x, potentials, N, D_N)
         return spikes
+
+    def fits(self, dtype: torch.dtype) -> bool:
+        """Return whether spike values of this floating-point type still tell all codes apart, in any range."""
+        return 2**self._planes_now * torch.finfo(dtype).eps <= 1
 
     def _potentials(self, x: Tensor, N: float | Tensor, D_N: int) -> Tensor:
         """Return membrane potentials at evenly spaced places, (T, n)."""
@@ -299,13 +303,21 @@ class ARLIF(IBRALIF):
         simulate(strided_sample(x, self.T), emit, T=self.T, decay=self.decay)
         return torch.cat(found)
 
-    def _numbers(self, x: Tensor) -> tuple[float | Tensor, int]:
-        fine = max(self.planes, FINE) if self.training and self.range.tracking else self.planes
+    def numbers_for(self, x: Tensor) -> tuple[float | Tensor, int]:
+        """Return N and the largest code that potentials ``x`` are emitted with now; N is a tensor on a GPU."""
         N = self.range.N_tensor() if x.is_cuda or torch.compiler.is_compiling() else self.N
-        return N * 2.0 ** (fine - self.planes), 2**fine - 1
+        return N * 2.0 ** (self._planes_now - self.planes), 2**self._planes_now - 1
+
+    @property
+    def _planes_now(self) -> int:
+        return max(self.planes, FINE) if self.training and self.range.tracking else self.planes
 
     def _coarsen(self, dropped: int) -> None:
         self.range.planes -= dropped
+
+    def extra_repr(self) -> str:
+        """Return the numbers that are not the range's."""
+        return f"planes={self.planes}, T={self.T}, decay={self.decay:g}"
 
 
 SPIKING = {  # the numbers behind the names of the field

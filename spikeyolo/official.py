@@ -75,8 +75,8 @@ def import_checkpoint(model: str | Path, *, neuron: str = "", project: str | Pat
 
     Args:
         model: The official checkpoint (.pt).
-        neuron: First part of a model's name (ibra, arlif, ilif, lif, ib, relu, silu): the same weights with other neurons, to
-            train on from there. The one that it was trained with by default, which gives the same outputs.
+        neuron: First part of a model's name (ibra, arlif, ilif, lif, ib, relu, silu): the same weights with other
+            neurons, to train on from there. The one that it was trained with by default, which gives the same outputs.
         project: Folder to write to; ``runs/import`` of Ultralytics by default.
         name: Name of the file to write, without suffix; that of the model by default. A number is added if it exists.
 

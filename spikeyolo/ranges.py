@@ -20,7 +20,7 @@ PERCENTILE = 99.9  # of the potentials; what is above is clipped
 MOMENTUM = 0.05  # share of the newest potentials in the running percentile
 SAMPLES = 4096  # potentials that a forward looks at, per timestep
 START = 3.0  # that of a neuron that has read nothing yet: BatchNorm gives potentials a spread of 1
-SMALLEST, LARGEST = 2.0**-10, 2.0**14
+SMALLEST, LARGEST = 2.0**-4, 2.0**14  # so that float16 holds the spike values of 10 planes and less
 TRACKED_PART = 0.75  # of a training; behind it ranges are frozen
 
 
@@ -135,7 +135,9 @@ class TrackedRange(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the range."""
-        return f"{'learned' if self.learned else 'tracked'}, {float(self.width):.3g}" + " (start)" * (not self.tracked)
+        N = "" if math.isnan(self.width) else f", N={self.N:g}"
+        kind = "learned" if self.learned else "tracked"
+        return f"{kind}, {float(self.width):.3g}{N}{'' if self.tracked else ' (start)'}"
 
 
 class LearnedRange(TrackedRange):
@@ -157,7 +159,7 @@ class LearnedRange(TrackedRange):
     @property
     def width(self) -> Tensor:
         """What is rounded up to a power of two, (); float32."""
-        return super().width * torch.exp2(self.gain.detach())
+        return (super().width * torch.exp2(self.gain.detach())).clamp(SMALLEST, LARGEST)
 
     def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor, N: float | Tensor, D_N: int) -> Tensor:
         """Return spike values whose gradient also reaches ``gain``.
@@ -184,7 +186,7 @@ class _Scaled(torch.autograd.Function):
         slope = torch.where(v < 0, 0, torch.where(v > D_N / N, o, o - v))
         ctx.save_for_backward(slope)
         ctx.layout = layout
-        ctx.share = math.log(2) * spikes.numel() / v.numel() / math.sqrt(spikes.numel() * D_N)
+        ctx.share = math.log(2) * spikes.numel() / max(1, v.numel()) / math.sqrt(max(1, spikes.numel()) * D_N)
         return spikes.view_as(spikes)
 
     @staticmethod

@@ -44,6 +44,35 @@ def test_states_its_arithmetic():
     assert neuron(torch.tensor([-1.0, 0.03125, 0.09375, 1.0, 1.95, 9.0])).tolist() == [0, 0, 0.125, 1, 1.9375, 1.9375]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("reach", [ranges.SMALLEST, 3.7, ranges.LARGEST])
+@pytest.mark.parametrize("planes", [5, 7, 8, 10, 11, 16])
+def test_under_autocast_every_code_is_told_apart(dtype, reach, planes):
+    for training in (False, True):
+        neuron = made(reach, planes).train(training)
+        N, D_N = neuron.numbers_for(torch.zeros(1))
+        x = (torch.arange(1, D_N + 1, max(1, D_N // 999)) / N).requires_grad_()
+        with torch.autocast("cpu", dtype):
+            out = neuron(x.to(dtype) if neuron.fits(dtype) else x)
+            assert out.dtype == (dtype if neuron.fits(dtype) else torch.float32)
+        assert torch.equal((out.double() * N).round(), (x.double() * N).round())
+    assert made(3.7, 5).fits(torch.bfloat16)
+    assert not made(3.7, 5).train().fits(torch.bfloat16)  # codes of 9 planes
+    assert made(3.7, 5).train().fits(torch.float16)
+
+
+def test_counts_spikes_also_while_training():
+    neuron = made(3.7).train()
+    model = torch.nn.Sequential(neuron, torch.nn.Conv2d(3, 2, 1))
+    x = torch.rand(1, 3, 8, 8) * 3
+    codes = (x * 128).round()
+    with spikeyolo.record_spikes(model) as spikes:
+        model(x)
+    (layer,) = spikes.layers.values()
+    assert (layer.D_N, layer.N) == (511, 128)
+    assert layer.spikes == sum(int(((codes.long() >> b) & 1).sum()) for b in range(9))
+
+
 def test_a_neuron_that_has_read_nothing_has_a_range_to_begin_with():
     neuron = ARLIF()
     assert not neuron.range.tracked
@@ -51,7 +80,7 @@ def test_a_neuron_that_has_read_nothing_has_a_range_to_begin_with():
     assert "start" in repr(neuron)
 
 
-@given(st.floats(2**-10, 2**14, width=32), st.integers(1, 16))
+@given(st.floats(2**-4, 2**14, width=32), st.integers(1, 16))
 @settings(max_examples=200, deadline=None)
 def test_N_is_the_power_of_two_whose_range_holds_the_percentile(reach, planes):
     found = made(reach, planes).range
@@ -78,7 +107,7 @@ def test_all_else_is_the_neuron_with_these_numbers(kind, T, dtype):
             out.backward(grad)
             results.append((out, y.grad))
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    assert made(3.7, planes=12).train()._numbers(x) == (2.0**10, 2**12 - 1)  # never coarser than asked for
+    assert made(3.7, planes=12).train().numbers_for(x) == (2.0**10, 2**12 - 1)  # never coarser than asked for
 
 
 def test_the_running_percentile_is_that_of_the_potentials():
@@ -195,7 +224,7 @@ def test_the_learned_range_estimates_its_gradient_on_a_sample(monkeypatch):
 def test_the_learned_range_descends():
     neuron = made(60.0, kind="learned").train()
     neuron.range.tracking = False  # its gain learns on
-    optimizer = torch.optim.SGD(neuron.parameters(), lr=3.0)
+    optimizer = torch.optim.Adam(neuron.parameters(), lr=0.3)
     x = torch.rand(8, 4, 8, 8) * 2
     errors = []
     for _ in range(200):
@@ -204,7 +233,7 @@ def test_the_learned_range_descends():
         loss.backward()
         optimizer.step()
         errors.append(loss.item())
-    assert neuron.N == 16  # 31 codes for 0 to 2
+    assert neuron.N in (8, 16)  # between them: 31 codes for 0 to 2 clip what is above 1.94
     assert errors[-1] < errors[0] / 100
 
 
