@@ -18,6 +18,7 @@ _MODULES = (
     "data",
     "deployment",
     "energy",
+    "equations",
     "evaluate",
     "export",
     "files",

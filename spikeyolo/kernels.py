@@ -1,7 +1,8 @@
 """The neuron of training in as few passes over memory as possible, forward and backward.
 
-What :mod:`spikeyolo.neurons` states, computed faster: by one Triton kernel where there is a GPU for it, else by PyTorch
-in blocks that stay in the processor's cache from the first operation to the last. This module needs torch alone.
+What :mod:`spikeyolo.equations` states, computed faster: by one Triton kernel where there is a GPU for it, else by
+PyTorch in blocks that stay in the processor's cache from the first operation to the last. This module needs torch
+alone.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ CACHED = 2**18  # elements that a core's cache holds from one operation to the n
 def straight_through(x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
     """Run a neuron over T timesteps with its straight-through gradient.
 
-    The same codes as `spikeyolo.neurons.simulate` with `fire`, bit for bit, and the gradient of Eq. 16. For backward a
-    byte per element is kept, on a GPU with Triton a bit.
+    The same codes as `spikeyolo.equations.simulate` with `fire`, bit for bit, and the gradient of Eq. 16. For backward
+    a byte per element is kept, on a GPU with Triton a bit.
 
     Args:
         x: Input current, (T*B, ...), time-major.

@@ -1,4 +1,4 @@
-"""The integer leaky integrate-and-fire neuron: equations, module, named configurations.
+"""The integer leaky integrate-and-fire neuron: module, named configurations.
 
 LIF, I-LIF, IB-LIF and IBRA-LIF are one neuron with other numbers (Integer Binary-Range Alignment Neuron,
 arXiv 2506.05679): a code ``k`` in {0, ..., D_N} is emitted where the potential is rounded to steps of ``1 / N``.
@@ -9,103 +9,16 @@ This module and those that it imports need torch alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spikeyolo.equations import DECAY, MAX_D_N, StraightThrough, check_batch, fire, simulate
 from spikeyolo.kernels import straight_through
 from spikeyolo.ranges import FINE, LearnedRange, TrackedRange, check_planes, strided_sample
-
-MAX_D_N = 2**22 - 1  # up to here N * v rounds to the right code in float32
-DECAY = 0.25  # SpikeYOLO's membrane decay
-
-
-def fire(v: Tensor, N: float | Tensor, D_N: int) -> Tensor:
-    """Emit integer codes from membrane potentials.
-
-    k = clip(round(N * v), 0, D_N), halves rounded to even.
-
-    Args:
-        v: Membrane potential, any shape, float32 or float64 (lower precisions cannot hold the codes).
-        N: Range-alignment factor, codes per unit of potential; also as a tensor, ().
-        D_N: Largest code.
-
-    Returns:
-        Codes in {0, ..., D_N}, shape and dtype of ``v``.
-
-    References:
-        Integer Binary-Range Alignment Neuron, arXiv 2506.05679, Eq. 10.
-    """
-    return (v * N).round_().clamp_(0, D_N)
-
-
-def simulate(x: Tensor, emit: Callable[[Tensor], Tensor], *, T: int = 1, decay: float = DECAY) -> Tensor:
-    """Run a neuron over T timesteps.
-
-    v[t] = decay * (v[t-1] - o[t-1]) + x[t],   o[t] = emit(v[t])
-
-    Args:
-        x: Input current, shape (T*B, ...), time-major: row ``t * B + b`` is image b at timestep t.
-        emit: Maps potentials v[t] of shape (B, ...) to the spike values o[t] of the same shape.
-        T: Timesteps.
-        decay: Share of the residual potential that survives a timestep, 0 to 1.
-
-    Returns:
-        Spike values of all timesteps, shape of ``x``; float32 for float16 and bfloat16 inputs, else the dtype of ``x``.
-
-    Raises:
-        ValueError: If the first dimension is not a multiple of T.
-    """
-    if x.dtype in {torch.float16, torch.bfloat16}:
-        x = x.float()  # 511 codes do not fit into the 8 significant bits of bfloat16
-    if T == 1:
-        return emit(x)
-    _check_batch(x, T)
-    v, *currents = x.chunk(T)  # not unflatten: its ONNX form freezes the batch and image size
-    spikes = [emit(v)]
-    for current in currents:
-        v = (v - spikes[-1]) * decay + current  # operation by operation: a fused one would round otherwise
-        spikes.append(emit(v))
-    return torch.cat(spikes)
-
-
-def _check_batch(x: Tensor, T: int) -> None:
-    if x.shape[0] % T:
-        raise ValueError(f"batch of {x.shape[0]} is not a multiple of T={T}; repeat the images T times (SpikeEncoder)")
-
-
-class _StraightThrough(torch.autograd.Function):
-    """The neuron with its straight-through gradient, for compilers, which fuse it; `kernels` has it for eager mode.
-
-    do[t]/dv[t] = 1 where 0 <= v[t] <= D, else 0 (Eq. 16); the reset term o[t-1] carries no gradient. One byte per
-    element is kept for backward.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
-        windows = []
-
-        def emit(v: Tensor) -> Tensor:
-            # Clipping first gives the same codes as `fire` and, by one comparison, the gradient window.
-            clipped = v.clamp(min=0).clamp(max=D_N / N)  # which may be a tensor
-            windows.append((clipped == v).to(v.dtype).to(torch.int8))  # compilers vectorise this, but no bool
-            return (clipped * N).round().div(N)
-
-        spikes = simulate(x, emit, T=T, decay=decay).to(dtype)
-        ctx.save_for_backward(*windows)
-        ctx.decay, ctx.dtype, ctx.computed = decay, x.dtype, torch.promote_types(x.dtype, torch.float32)
-        return spikes
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        windows = ctx.saved_tensors
-        steps = [g * w.to(ctx.computed) for w, g in zip(windows, grad.chunk(len(windows)), strict=True)]
-        for t in reversed(range(len(steps) - 1)):
-            steps[t] = steps[t] + ctx.decay * steps[t + 1]
-        return torch.cat(steps).to(ctx.dtype), None, None, None, None, None
 
 
 class IBRALIF(nn.Module):
@@ -173,8 +86,8 @@ class IBRALIF(nn.Module):
         if torch.is_autocast_enabled(x.device.type) and not self.fits(dtype):
             dtype = torch.float32
         if x.requires_grad and torch.is_grad_enabled():
-            _check_batch(x, self.T)
-            through = _StraightThrough.apply if torch.compiler.is_compiling() else straight_through
+            check_batch(x, self.T)
+            through = StraightThrough.apply if torch.compiler.is_compiling() else straight_through
             if not self.rest:
                 return through(x, *self.numbers_for(x), self.T, self.decay, dtype)
             spikes = through(self._raised(x), self.N, self.D_N, self.T, self.decay, torch.float32)

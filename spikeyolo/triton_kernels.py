@@ -1,7 +1,7 @@
 """The neuron on a GPU: all timesteps in one Triton kernel forward, one backward; one bit per element is kept between.
 
-The arithmetic is that of :mod:`spikeyolo.neurons` operation by operation, in float32 and without fused multiply-add, so
-that codes are the same to the last one, ties included. Needs the `triton` package, which PyTorch brings on Linux.
+The arithmetic is that of :mod:`spikeyolo.equations` operation by operation, in float32 and without fused multiply-add,
+so that codes are the same to the last one, ties included. Needs the `triton` package, which PyTorch brings on Linux.
 """
 
 from __future__ import annotations
