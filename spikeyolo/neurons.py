@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from spikeyolo.equations import DECAY, MAX_D_N, StraightThrough, check_batch, fire, simulate
 from spikeyolo.kernels import straight_through
-from spikeyolo.ranges import FINE, LearnedRange, TrackedRange, check_planes, strided_sample
+from spikeyolo.ranges import LearnedRange, TrackedRange, check_planes, strided_sample
 
 
 class IBRALIF(nn.Module):
@@ -89,18 +89,18 @@ class IBRALIF(nn.Module):
             check_batch(x, self.T)
             through = StraightThrough.apply if torch.compiler.is_compiling() else straight_through
             if not self.rest:
-                return through(x, *self.numbers_for(x), self.T, self.decay, dtype)
+                return through(x, self._scale(x), self.D_N, self.T, self.decay, dtype)
             spikes = through(self._raised(x), self.N, self.D_N, self.T, self.decay, torch.float32)
             return (spikes - self.rest / self.N).to(dtype)
         # no gradient wanted: plain operations, which the ONNX and TorchScript exporters can trace
         x = self._raised(x) if self.rest else x
-        N, D_N = self.numbers_for(x)
-        spikes = simulate(x, lambda v: fire(v, N, D_N).div_(N), T=self.T, decay=self.decay)
+        N = self._scale(x)
+        spikes = simulate(x, lambda v: fire(v, N, self.D_N).div_(N), T=self.T, decay=self.decay)
         return (spikes - self.rest / self.N if self.rest else spikes).to(dtype)
 
-    def numbers_for(self, x: Tensor) -> tuple[float | Tensor, int]:
-        """Return N and the largest code that potentials ``x`` are emitted with now."""
-        return self.N, self.D_N
+    def _scale(self, x: Tensor) -> float | Tensor:
+        """Return N for potentials ``x``."""
+        return self.N
 
     def keep_planes(self, planes: int) -> None:
         """Drop low planes, so that codes have at most ``planes``; they are then those of a neuron with coarser steps.
@@ -152,9 +152,7 @@ RANGES = {"tracked": TrackedRange, "learned": LearnedRange}
 class ARLIF(IBRALIF):
     """IBRA-LIF whose range is aligned to what it reads: N is a power of two that training finds, D = D_N / N.
 
-    All equations are those of `IBRALIF`; only where N and D come from is another matter. While ranges are tracked,
-    training emits codes of 9 planes, as IBRA-LIF does: coarse steps from the beginning cost accuracy. Evaluation, and
-    training behind that, have the planes that are asked for.
+    All equations are those of `IBRALIF`; only where N and D come from is another matter.
 
     Args:
         planes: Binary planes of a code, 1 to 16; the largest code is 2^planes - 1.
@@ -194,36 +192,30 @@ class ARLIF(IBRALIF):
         """Return the spike values of input currents ``x``, shape (T*B, ...); in training then align the range."""
         spikes = super().forward(x)
         if self.training and (self.range.tracking or self.range.learned):
-            N, D_N = self.numbers_for(x)
-            potentials = self._potentials(x, N, D_N)
+            N = self._scale(x)
+            potentials = self._potentials(x, N)
             if self.range.tracking:
                 self.range.observe(potentials)
-            spikes = self.range.pull(spikes, x, potentials, N, D_N)
+            spikes = self.range.pull(spikes, x, potentials, N)
         return spikes
 
     def fits(self, dtype: torch.dtype) -> bool:
         """Return whether spike values of this floating-point type still tell all codes apart, in any range."""
-        return 2**self._planes_now * torch.finfo(dtype).eps <= 1
+        return self.D_N * torch.finfo(dtype).eps < 1
 
-    def _potentials(self, x: Tensor, N: float | Tensor, D_N: int) -> Tensor:
+    def _potentials(self, x: Tensor, N: float | Tensor) -> Tensor:
         """Return membrane potentials at evenly spaced places, (T, n)."""
         found: list[Tensor] = []
 
         def emit(v: Tensor) -> Tensor:
             found.append(v)
-            return fire(v, N, D_N).div_(N)
+            return fire(v, N, self.D_N).div_(N)
 
         simulate(strided_sample(x, self.T), emit, T=self.T, decay=self.decay)
         return torch.cat(found)
 
-    def numbers_for(self, x: Tensor) -> tuple[float | Tensor, int]:
-        """Return N and the largest code that potentials ``x`` are emitted with now; N is a tensor on a GPU."""
-        N = self.range.N_tensor() if x.is_cuda or torch.compiler.is_compiling() else self.N
-        return N * 2.0 ** (self._planes_now - self.planes), 2**self._planes_now - 1
-
-    @property
-    def _planes_now(self) -> int:
-        return max(self.planes, FINE) if self.training and self.range.tracking else self.planes
+    def _scale(self, x: Tensor) -> float | Tensor:
+        return self.range.N_tensor() if x.is_cuda or torch.compiler.is_compiling() else self.N
 
     def _coarsen(self, dropped: int) -> None:
         self.range.planes -= dropped

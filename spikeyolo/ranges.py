@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 MAX_PLANES = 16
-FINE = 9  # planes of training while ranges are tracked
 PERCENTILE = 99.9  # of the potentials; what is above is clipped
 MOMENTUM = 0.05  # share of the newest potentials in the running percentile
 SAMPLES = 4096  # potentials that a forward looks at, per timestep
@@ -122,7 +121,7 @@ class TrackedRange(nn.Module):
             "checkpoint with a smaller lr0"
         )
 
-    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor, N: float | Tensor, D_N: int) -> Tensor:
+    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor, N: float | Tensor) -> Tensor:
         """Return spike values as they are: the gradient does not reach a tracked range."""
         return spikes
 
@@ -161,7 +160,7 @@ class LearnedRange(TrackedRange):
         """What is rounded up to a power of two, (); float32."""
         return (super().width * torch.exp2(self.gain.detach())).clamp(SMALLEST, LARGEST)
 
-    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor, N: float | Tensor, D_N: int) -> Tensor:
+    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor, N: float | Tensor) -> Tensor:
         """Return spike values whose gradient also reaches ``gain``.
 
         Args:
@@ -169,9 +168,8 @@ class LearnedRange(TrackedRange):
             x: What the neuron read, whose layout in memory the gradient is to have.
             potentials: Those at `strided_sample`, (T, n).
             N: Codes per unit of potential that they were emitted with.
-            D_N: Largest code.
         """
-        return _Scaled.apply(spikes, self.gain, N, D_N, potentials, _layout(x))
+        return _Scaled.apply(spikes, self.gain, N, 2**self.planes - 1, potentials, _layout(x))
 
 
 class _Scaled(torch.autograd.Function):

@@ -138,8 +138,7 @@ class _Recorder:
         if isinstance(neuron, CodeNeuron):
             D_N, N, T, codes = neuron.ceiling, neuron.N, neuron.T, x
         elif isinstance(neuron, IBRALIF):
-            scale, D_N = neuron.numbers_for(x)
-            N, T, codes = float(scale), neuron.T, (x * scale).round_() + neuron.rest
+            D_N, N, T, codes = neuron.D_N, neuron.N, neuron.T, (x * neuron.N).round_() + neuron.rest
         else:
             D_N, N, T, codes = 0, 0.0, self.T, x != 0
         binary = D_N == 1 or (isinstance(module, PlaneConv) and module.spike_driven)

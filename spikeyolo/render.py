@@ -170,7 +170,8 @@ def _neuron(neuron: dict[str, Any]) -> str:
         return "none (ANN)"
     numbers = ", ".join(f"{key} {neuron[key]:g}" for key in ("D", "N", "T") if neuron.get(key) is not None)
     if "N" in neuron and neuron["N"] is None:
-        return f"{neuron['type']} (a range per layer)"
+        planes = f"{neuron['planes']} planes, " if neuron.get("planes") else ""
+        return f"{neuron['type']} ({planes}a range per layer)"
     return f"{neuron['type']} ({numbers})" if numbers else f"{neuron['type']} (ANN)"
 
 
