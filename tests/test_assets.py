@@ -12,7 +12,7 @@ from spikeyolo.assets import CLIP, WEIGHTS_DIR, find_weights
 from spikeyolo.files import sha256
 from spikeyolo.verify import verify
 
-NAMES = [f"{neuron}-spikeyolo-p" for neuron in ("ibra", "ilif", "lif", "relu", "silu")]
+NAMES = [f"{neuron}-spikeyolo-p" for neuron in ("ibra", "arlif", "ilif", "lif", "relu", "silu")]
 SHIPPED = "ibra-spikeyolo-p.pt"
 
 

@@ -152,6 +152,7 @@ def draw(summary: list[Row], file: Path, options: dict[str, str]) -> None:
     for axes, key in ((left, "spikes_per_code"), (right, "energy_uj")):
         axes.plot([r[key] for r in aligned], [r["mAP50-95"] for r in aligned], color=COLOURS["arlif"], alpha=0.4)
         axes.grid(alpha=0.3)
+        axes.margins(x=0.15)
     left.set_xlabel("spikes per neuron; blue: AR-LIF with its number of planes")
     left.set_ylabel("mAP50-95 (bars: lowest and highest seed)")
     right.set_xlabel(f"energy per image, µJ (modelled, {PRICE.name}; ANNs dense)")
