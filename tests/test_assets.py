@@ -74,8 +74,8 @@ def test_the_tables_are_those_of_the_cards():
 
 
 # With few levels, the rounding noise of other convolution kernels turns into flips: without oneDNN I-LIF moved
-# by 0.11 points of mAP50-95, LIF by 0.27, IBRA-LIF by 0.02, the relu twin not at all.
-TOLERANCES = {"ilif": 5e-3, "lif": 1e-2}
+# by 0.11 points of mAP50-95, LIF by 0.27, AR-LIF by 0.06, IBRA-LIF by 0.02, the relu twin not at all.
+TOLERANCES = {"arlif": 3e-3, "ilif": 5e-3, "lif": 1e-2}
 
 
 @pytest.mark.slow
