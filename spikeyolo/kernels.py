@@ -39,13 +39,17 @@ def straight_through(x: Tensor, N: float | Tensor, D_N: int, T: int, decay: floa
     return _StraightThrough.apply(x, N, D_N, T, decay, dtype)
 
 
+def layout_of(x: Tensor) -> torch.memory_format:
+    """Return the layout in memory that a tensor has, or is to be given: channels_last or contiguous."""
+    last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
         ctx.T, ctx.decay, ctx.dtype = T, decay, x.dtype
-        ctx.layout = torch.contiguous_format
-        if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-            ctx.layout = torch.channels_last
+        ctx.layout = layout_of(x)
         ctx.kernels = _triton(x) or sys.modules[__name__]
         spikes, windows = ctx.kernels.emit(x.contiguous(memory_format=ctx.layout), N, D_N, T, decay, dtype)
         ctx.save_for_backward(windows)

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikeyolo.equations import fire
+from spikeyolo.kernels import layout_of
+
 MAX_PLANES = 16
 PERCENTILE = 99.9  # of the potentials; what is above is clipped
 MOMENTUM = 0.05  # share of the newest potentials in the running percentile
@@ -169,7 +172,7 @@ class LearnedRange(TrackedRange):
             potentials: Those at `strided_sample`, (T, n).
             N: Codes per unit of potential that they were emitted with.
         """
-        return _Scaled.apply(spikes, self.gain, N, 2**self.planes - 1, potentials, _layout(x))
+        return _Scaled.apply(spikes, self.gain, N, 2**self.planes - 1, potentials, layout_of(x))
 
 
 class _Scaled(torch.autograd.Function):
@@ -180,7 +183,7 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, spikes: Tensor, gain: Tensor, N: float | Tensor, D_N: int, v: Tensor, layout: torch.memory_format):
-        o = (v * N).round_().clamp_(0, D_N) / N
+        o = fire(v, N, D_N) / N
         slope = torch.where(v < 0, 0, torch.where(v > D_N / N, o, o - v))
         ctx.save_for_backward(slope)
         ctx.layout = layout
@@ -192,12 +195,6 @@ class _Scaled(torch.autograd.Function):
         (slope,) = ctx.saved_tensors
         sample = strided_sample(grad.contiguous(memory_format=ctx.layout), slope.shape[0])
         return grad, (sample.float() * slope).sum() * ctx.share, None, None, None, None
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    """Return the layout in memory of a dense tensor."""
-    last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def strided_sample(x: Tensor, T: int) -> Tensor:
@@ -212,7 +209,7 @@ def strided_sample(x: Tensor, T: int) -> Tensor:
     Returns:
         At most about `SAMPLES` elements of each timestep, (T, n), detached.
     """
-    x = x.detach().contiguous(memory_format=_layout(x))
+    x = x.detach().contiguous(memory_format=layout_of(x))
     n = x.numel() // T
     stride = max(1, n // SAMPLES)
     while _common_divisor(stride, n) > 1:
