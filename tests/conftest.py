@@ -6,7 +6,9 @@ from pathlib import Path
 
 # Before ultralytics is imported: no network, settings of our own.
 os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
-os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="spikeyolo-tests-"))
+if "YOLO_CONFIG_DIR" not in os.environ:
+    settings = tempfile.TemporaryDirectory(prefix="spikeyolo-tests-")  # deleted when the tests end
+    os.environ["YOLO_CONFIG_DIR"] = settings.name
 
 import pytest
 import torch
