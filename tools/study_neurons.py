@@ -140,11 +140,15 @@ def draw(summary: list[Row], file: Path, options: dict[str, str]) -> None:
     for row in summary:
         kind, score = row["network"].split("-")[0], row["mAP50-95"]
         colour, name = COLOURS[kind], row["network"].partition("-")[2] or NAMES.get(kind, kind)
+        left_of = "learned" in name or "spikes" not in row  # beside AR-LIF's number, at the right edge
+        place, align = ((-5, 3), "right") if left_of else ((5, -11), "left")
         for axes, key in ((left, "spikes_per_code"), (right, "energy_uj")):
             if key in row:
                 spread = [[score - row["lowest"]], [row["highest"] - score]]
                 axes.errorbar(row[key], score, spread, fmt="o", color=colour, capsize=3)
-                axes.annotate(name, (row[key], score), (5, -11), textcoords="offset points", fontsize=8, color=colour)
+                axes.annotate(
+                    name, (row[key], score), place, textcoords="offset points", ha=align, fontsize=8, color=colour
+                )
         if "spikes_per_code" not in row:
             left.axhline(score, color=colour, linestyle="--")
             left.annotate(name, (0.02, score), (0, 3), ("axes fraction", "data"), "offset points", fontsize=8)
