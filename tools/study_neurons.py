@@ -140,7 +140,7 @@ def draw(summary: list[Row], file: Path, options: dict[str, str]) -> None:
     for row in summary:
         kind, score = row["network"].split("-")[0], row["mAP50-95"]
         colour, name = COLOURS[kind], row["network"].partition("-")[2] or NAMES.get(kind, kind)
-        left_of = "learned" in name or "spikes" not in row  # beside AR-LIF's number, at the right edge
+        left_of = "learned" in row["network"] or "spikes" not in row  # beside AR-LIF's number, at the right edge
         place, align = ((-5, 3), "right") if left_of else ((5, -11), "left")
         for axes, key in ((left, "spikes_per_code"), (right, "energy_uj")):
             if key in row:
