@@ -46,9 +46,9 @@ def imported(name):
     if failure is not None:
         return
     try:
-        from spikeyolo import plugin
+        from spikeyolo.plugin import register
 
-        plugin.register(behind=name)
+        register(behind=name)
     except Exception as e:
         failure = f"{e}"
         print(f"WARNING spikeyolo is off, Ultralytics runs without it: {e}", file=sys.stderr)

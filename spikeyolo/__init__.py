@@ -3,59 +3,21 @@
 import importlib
 
 import _spikeyolo_hook
+from spikeyolo.version import __version__
 
-__version__ = "0.1.0"
-_MODULES = (
-    "annotations",
-    "bits_table",
-    "blocks",
-    "calibration",
-    "callbacks",
-    "checkpoints",
-    "coding",
-    "convert",
-    "counting",
-    "data",
-    "deployment",
-    "energy",
-    "equations",
-    "evaluate",
-    "export",
-    "files",
-    "fixed_point",
-    "heads",
-    "images",
-    "insertion",
-    "intervals",
-    "kernels",
-    "neurons",
-    "official",
-    "onnx_files",
-    "panel",
-    "parser",
-    "pictures",
-    "plugin",
-    "processor",
-    "ranges",
-    "recorder",
-    "records",
-    "render",
-    "report",
-    "sources",
-    "spike_graph",
-    "spikes",
-    "verify",
-    "video",
-)
-_FUNCTIONS = {"deploy": "deployment", "record_spikes": "recorder"}
+__all__ = ["__version__"]
+_FUNCTIONS = {"deploy": "spikeyolo.deployment", "record_spikes": "spikeyolo.measure.recorder"}
 
 
 def __getattr__(name: str):
-    """Import a public module or function on first access: ``import spikeyolo`` alone stays cheap."""
+    """Import a public function or a part of the package on first access: ``import spikeyolo`` alone stays cheap."""
     if name in _FUNCTIONS:
-        return getattr(importlib.import_module(f"spikeyolo.{_FUNCTIONS[name]}"), name)
-    if name in _MODULES:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    try:
         return importlib.import_module(f"spikeyolo.{name}")
+    except ModuleNotFoundError as e:
+        if e.name != f"spikeyolo.{name}":  # a package that it needs
+            raise
     raise AttributeError(f"module 'spikeyolo' has no attribute {name!r}")
 
 

@@ -30,6 +30,17 @@ def collect() -> tuple[dict[str, str], list[Problem]]:
     return facts, problems
 
 
+def require_plugin() -> None:
+    """Raise RuntimeError, with the remedy, if the plugin is switched off or does not fit the installed Ultralytics."""
+    from spikeyolo.plugin.patching import check_version
+
+    if hook.disabled():
+        raise RuntimeError(f"{DISABLE} is set, so Ultralytics knows no spiking model; remedy: unset {DISABLE}")
+    check_version()
+    if hook.failure is not None:
+        raise RuntimeError(hook.failure)
+
+
 def requirements() -> list[Requirement]:
     """Return spikeyolo itself and what it requires, as its installed metadata says."""
     try:
@@ -54,7 +65,7 @@ def _check_packages(facts: dict[str, str], problems: list[Problem]) -> None:
 
 
 def _check_plugin(facts: dict[str, str], problems: list[Problem]) -> None:
-    from spikeyolo import plugin
+    from spikeyolo.plugin import patching, register
 
     if hook.disabled():
         facts["plugin"] = "disabled"
@@ -66,12 +77,12 @@ def _check_plugin(facts: dict[str, str], problems: list[Problem]) -> None:
             ("the start-up hook is not armed: the yolo command does not load the plugin", "pip install spikeyolo again")
         )
     try:
-        version = plugin.check_version()
+        version = patching.check_version()
         import ultralytics.nn.tasks  # noqa: F401 (what is patched)
 
-        plugin.register()
-        facts["plugin"] = f"on, tested with ultralytics {plugin.TESTED[0]} to {plugin.TESTED[1]}"
-        if version not in plugin.TESTED:
+        register()
+        facts["plugin"] = f"on, tested with ultralytics {patching.TESTED[0]} to {patching.TESTED[1]}"
+        if version not in patching.TESTED:
             facts["plugin"] += f"; {version} has every function that it needs"
     except RuntimeError as e:
         facts["plugin"] = "off"

@@ -43,7 +43,7 @@ def checks() -> int:
 
 def photo_digits(**options: Any) -> int:
     """Make the photo-digits data set at a path and in a size of one's own."""
-    from spikeyolo.data import make_photo_digits
+    from spikeyolo.data.photo_digits import make_photo_digits
 
     file = make_photo_digits(options.pop("path"), **options)
     print(f"made {file.parent}; train with: yolo train data={file}")
@@ -52,7 +52,7 @@ def photo_digits(**options: Any) -> int:
 
 def verify(**options: Any) -> int:
     """Prove that an ONNX graph is spike-driven and equal to its twins; 1 if it is not."""
-    from spikeyolo.verify import verify
+    from spikeyolo.proof.verify import verify
 
     model = options.pop("model")
     if not model:
@@ -69,8 +69,8 @@ def verify(**options: Any) -> int:
 
 def report(**options: Any) -> int:
     """Count spikes, estimate energy and write a report; 130 if interrupted."""
-    from spikeyolo.render import summary
-    from spikeyolo.report import report
+    from spikeyolo.show.render import summary
+    from spikeyolo.show.report import report
 
     folder, result = report(options.pop("model"), **options)
     print(f"\n{summary(result)}\n\n{result['note']} Results saved to {folder} (report.html, report.md, report.json)")
@@ -79,7 +79,7 @@ def report(**options: Any) -> int:
 
 def coco(**options: Any) -> int:
     """Evaluate a detector with COCO's metrics."""
-    from spikeyolo.evaluate import evaluate, summary
+    from spikeyolo.measure.coco import evaluate, summary
 
     target = options["save_json"]
     print(f"\n{summary(evaluate(options.pop('model'), **options))}")
@@ -90,7 +90,7 @@ def coco(**options: Any) -> int:
 
 def import_(**options: Any) -> int:
     """Make a checkpoint of ours out of an official one."""
-    from spikeyolo.official import import_checkpoint
+    from spikeyolo.conversion.official import import_checkpoint
 
     source = options.pop("model")
     found = import_checkpoint(source, **options)
@@ -110,8 +110,8 @@ def convert(**options: Any) -> int:
     """Make a spiking network of an ANN and show what it costs."""
     from dataclasses import fields
 
-    from spikeyolo.calibration import Ranges
-    from spikeyolo.convert import convert, summary
+    from spikeyolo.conversion.calibration import Ranges
+    from spikeyolo.conversion.convert import convert, summary
 
     ranges = Ranges(**{f.name: options.pop(f.name) for f in fields(Ranges)})
     source = options.pop("model")
@@ -122,7 +122,7 @@ def convert(**options: Any) -> int:
 
 def demo(**options: Any) -> int:
     """Show boxes, spikes and energy on a video; 1 if the source broke, 130 if interrupted."""
-    from spikeyolo.video import demo
+    from spikeyolo.show.demo import demo
 
     run = demo(options.pop("source"), **options)
     ours, twin = (run.energy_pj[scheme] / run.frames / 1e6 for scheme in ("spikes", "ann"))
@@ -241,10 +241,10 @@ class _Refused(ValueError):
 
 def _pass_through(name: str) -> int:
     """Hand the command line to the yolo command."""
-    from spikeyolo import plugin
+    from spikeyolo.checks import require_plugin
 
     try:
-        plugin.check()
+        require_plugin()
     except RuntimeError as e:
         raise _Refused(str(e)) from e
     from ultralytics import cfg

@@ -10,7 +10,7 @@ from ultralytics.nn.tasks import torch_safe_load
 
 from spikeyolo.assets import CLIP, WEIGHTS_DIR, find_weights
 from spikeyolo.files import sha256
-from spikeyolo.verify import verify
+from spikeyolo.proof.verify import verify
 
 NAMES = [f"{neuron}-spikeyolo-p" for neuron in ("ibra", "arlif", "ilif", "lif", "relu", "silu")]
 SHIPPED = "ibra-spikeyolo-p.pt"
@@ -93,7 +93,7 @@ def test_the_number_on_the_card_comes_out_again(name, kernels):
 def test_coco_metrics_of_the_whole_split():
     from ultralytics.data.utils import check_det_dataset
 
-    from spikeyolo.evaluate import evaluate
+    from spikeyolo.measure.coco import evaluate
 
     folder = Path(check_det_dataset("photo-digits.yaml")["path"])
     annotations = folder / "annotations/instances_val.json"

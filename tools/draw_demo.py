@@ -17,9 +17,9 @@ import cv2
 from PIL import Image
 
 from spikeyolo.assets import CLIP
-from spikeyolo.data import make_clip
+from spikeyolo.data.clip import make_clip
 from spikeyolo.files import whole_file
-from spikeyolo.video import demo
+from spikeyolo.show.demo import demo
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 EVERY, SHARE = 3, 0.75  # which frames are drawn, their size

@@ -1,0 +1,17 @@
+"""Building blocks of SpikeYOLO: every convolution that takes spikes is directly preceded by its own neuron.
+
+All tensors are membrane potentials of shape (T*B, C, H, W), time-major; residuals and concatenations join potentials.
+Each block takes ``neuron``, a callable that makes one neuron (:class:`spikeyolo.neurons.NeuronConfig`).
+
+This is a door: checkpoints name its classes by this address, so that they can move between the files of this folder.
+"""
+
+from spikeyolo.blocks.conv import NeuronConv, SpikeConv, SpikeDown, SpikeEncoder
+from spikeyolo.blocks.detect import SpikeDetect
+from spikeyolo.blocks.rep import BorderNorm, RepChain, SepChain, SpikeRepConv, SpikeSepConv
+from spikeyolo.blocks.residual import SpikeBlock, SpikeRepBlock, SpikeSeparable, SpikeSPPF
+
+CLASSES = (SpikeEncoder, SpikeConv, SpikeDown, NeuronConv, BorderNorm, RepChain, SepChain, SpikeRepConv, SpikeSepConv)
+CLASSES += (SpikeSeparable, SpikeBlock, SpikeRepBlock, SpikeSPPF, SpikeDetect)
+for cls in CLASSES:
+    cls.__module__ = __name__

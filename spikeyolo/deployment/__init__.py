@@ -1,0 +1,26 @@
+"""Deploy form: a trained spiking network in codes and fixed-point weights.
+
+This is a door: saved networks in deploy form name its classes by this address, so that they can move between the files
+of this folder.
+"""
+
+from spikeyolo.deployment.form import DeployForm, emitted_codes, form_of
+from spikeyolo.deployment.layers import (
+    CodeDetect,
+    CodeNeuron,
+    CodeStockDetect,
+    Expectation,
+    FixedPointConv,
+    GridActivation,
+    PixelConv,
+    PlaneConv,
+    Widen,
+)
+from spikeyolo.deployment.transform import GRAPHS, deploy
+
+__all__ = ["GRAPHS", "DeployForm", "deploy", "emitted_codes", "form_of"]
+
+for cls in (FixedPointConv, PixelConv, PlaneConv, CodeNeuron, GridActivation, Widen, CodeDetect, CodeStockDetect):
+    cls.__module__ = __name__
+for cls in (Expectation, DeployForm):
+    cls.__module__ = __name__

@@ -1,0 +1,91 @@
+"""What was done to a network in deploy form, and the codes that it emits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeyolo.deployment.layers import (
+    CodeNeuron,
+    FixedPointConv,
+)
+
+
+@dataclass(frozen=True)
+class Trim:
+    """What `trim` left out, in planes, and what it cost.
+
+    Args:
+        planes: Planes left out, over all layers.
+        calibrated: Batches that calibrated.
+        held_out: Batches on which clipped codes were counted.
+        clipped: Codes among theirs that are clipped.
+        codes: All their codes.
+    """
+
+    planes: int
+    calibrated: int
+    held_out: int
+    clipped: int
+    codes: int
+
+
+@dataclass
+class DeployForm:
+    """What was done to a network in deploy form; its attribute ``deployed``.
+
+    Args:
+        unit: Potentials are unit * v.
+        neurons: Neuron before each convolution, by the convolution's name.
+        convs: All fixed-point convolutions by name, the stem included.
+        inexact: Names of the convolutions whose worst case float32 does not hold, with that worst case in grid steps.
+        trim: What was trimmed, if anything.
+    """
+
+    unit: float
+    neurons: dict[str, CodeNeuron]
+    convs: dict[str, FixedPointConv]
+    inexact: dict[str, float] = field(default_factory=dict)
+    trim: Trim | None = None
+
+    @property
+    def planes(self) -> dict[str, int]:
+        """Number of binary planes by convolution (all but the stem)."""
+        return {name: neuron.planes for name, neuron in self.neurons.items()}
+
+    @property
+    def grids(self) -> dict[str, int]:
+        """Grid exponent by convolution: weights are multiples of 2^-grid."""
+        return {name: conv.grid for name, conv in self.convs.items()}
+
+
+def form_of(model: nn.Module) -> DeployForm:
+    """Return what was done to a network; TypeError if it is not in deploy form."""
+    form = getattr(model, "deployed", None)
+    if not isinstance(form, DeployForm):
+        raise TypeError(f"this {type(model).__name__} is not in deploy form; use spikeyolo.deploy(model)")
+    return form
+
+
+def emitted_codes(model: nn.Module, images: Tensor) -> tuple[Any, list[tuple[str, Tensor]]]:
+    """Run a network in deploy form; return its output and the codes that enter each convolution, by its name."""
+    form = form_of(model)
+    found: list[tuple[str, Tensor]] = []
+
+    def remember(name: str):
+        def hook(neuron: nn.Module, inputs: Any, codes: Tensor) -> None:
+            found.append((name, codes))
+
+        return hook
+
+    hooks = [neuron.register_forward_hook(remember(name)) for name, neuron in form.neurons.items()]
+    try:
+        with torch.no_grad():
+            output = model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return output, found

@@ -1,0 +1,205 @@
+"""A trained spiking network in deploy form: codes and fixed-point weights, so that every runtime emits the same codes.
+
+BatchNorm is folded, Rep and separable tails are the dense convolutions that they equal, potentials are in units
+u = unit * v (unit = N where all neurons share it), pixels enter as whole numbers. A layer is then
+
+    u' = sum_b 2^b * (W * plane_b) + unit * bias,   k = round(clip(u, 0, D_N))
+
+with weights and biases on a grid of 2^-grid. The grid is as fine as float32 allows: in the worst case, whatever the
+image, every partial sum is a multiple of 2^-grid below 2^(24 - grid), so float32 holds it exactly in any order.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.engine.model import Model
+from ultralytics.nn.modules.block import Attention
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.nn.modules.head import Detect
+from ultralytics.nn.tasks import BaseModel
+from ultralytics.utils import LOGGER
+
+from spikeyolo.blocks.conv import SpikeConv, SpikeEncoder
+from spikeyolo.deployment.form import DeployForm, form_of
+from spikeyolo.deployment.grids import COARSEST_GRID, SIGNIFICANT_BITS, choose_grids
+from spikeyolo.deployment.layers import (
+    FINEST_GRID,
+    HEADS,
+    CodeNeuron,
+    Expectation,
+    GridActivation,
+    PixelConv,
+    PlaneConv,
+    Widen,
+)
+from spikeyolo.network.insertion import ACTIVATIONS
+from spikeyolo.neurons.integer import IBRALIF, neuron_in
+from spikeyolo.neurons.ranges import check_planes, check_tracked
+from spikeyolo.neurons.twins import SiLU
+
+GRAPHS = ("spike", "integer")
+
+
+def deploy(model: nn.Module, *, graph: str = "integer", planes: int | None = None) -> nn.Module:
+    """Return a copy of a trained spiking model in deploy form; the model itself is left as it is.
+
+    Args:
+        model: `YOLO` object or its ``model``, of any spiking neuron type.
+        graph: "integer" convolves codes, "spike" convolves their binary planes one after the other. Both give the same
+            numbers bit for bit; the first is about as many times faster as there are planes.
+        planes: Most planes that a code may have; low ones are dropped (`IBRALIF.keep_planes`). All by default.
+
+    Returns:
+        Model with the same input (images (B, 3, H, W) in [0, 1], steps of 1/255) and the same output, not trainable.
+        Its attribute ``deployed`` is a `DeployForm`. Where float32 cannot hold the worst case of a layer, a warning
+        says so, and codes may then differ between runtimes.
+
+    Raises:
+        TypeError: If this is no Ultralytics detection model.
+        ValueError: If the model is no spiking one, if it is not spike-driven, if its neurons have no ranges yet, for an
+            unknown graph or a wrong number of planes.
+    """
+    if graph not in GRAPHS:
+        raise ValueError(f"graph must be {' or '.join(GRAPHS)}, got {graph!r}")
+    network = model.model if isinstance(model, Model) else model
+    if not isinstance(network, BaseModel):
+        raise TypeError(f"deploy takes a YOLO model with a spiking network, got {type(network).__name__}")
+    if not any(isinstance(m, (IBRALIF, CodeNeuron)) for m in network.modules()):
+        raise ValueError(
+            "this model has no spiking neuron, so there is nothing to deploy as spikes; train one with a "
+            "neuron such as ibra-lif (model=ibra-spikeyolo-n.yaml), or export the model without graph="
+        )
+    check_tracked(network)
+    network: Any = copy.deepcopy(network)
+    if planes is not None:
+        _keep_planes(network, planes)
+    if not hasattr(network, "deployed"):
+        network = network.eval().float().fuse(verbose=False)
+        _check_spike_driven(network)
+        network.deployed = _replace(network)
+        choose_grids(network)
+        network.to(memory_format=torch.channels_last)  # faster on a CPU
+    form = form_of(network)
+    if blurred := {m.mode for m in network.modules() if isinstance(m, nn.Upsample)} - {"nearest"}:
+        LOGGER.warning(
+            f"nn.Upsample with mode {', '.join(sorted(blurred))} averages potentials, which leaves the grid. "
+            "Lost: the guarantee that every runtime emits the same codes. Remedy: nn.Upsample [None, 2, nearest]."
+        )
+    for conv in form.convs.values():
+        if isinstance(conv, PlaneConv):
+            conv.spike_driven = graph == "spike"
+    if form.inexact:
+        worst = max(form.inexact, key=form.inexact.__getitem__)
+        LOGGER.warning(
+            f"the sums of {len(form.inexact)} of {len(form.convs)} convolutions can exceed what float32 holds exactly, "
+            f"even on the coarsest grid 2^-{COARSEST_GRID} ({worst}: {form.inexact[worst]:.3g} of "
+            f"{2**SIGNIFICANT_BITS:,} steps in the worst case). Lost: the guarantee that every runtime emits the same "
+            "codes. The accuracy is not touched. Remedy: a model with a smaller D * N."
+        )
+    return network
+
+
+def _keep_planes(network: nn.Module, planes: int) -> None:
+    """Drop low planes of all neurons, in place."""
+    check_planes(planes)
+    if hasattr(network, "deployed"):
+        raise ValueError(f"planes={planes} comes too late: this network is in deploy form; give the trained one")
+    for name, module in network.named_modules():
+        if isinstance(module, IBRALIF):
+            try:
+                module.keep_planes(planes)
+            except ValueError as e:
+                raise ValueError(f"{name}: {e}") from e
+
+
+def pairs(model: nn.Module) -> list[tuple[str, nn.Module, str, IBRALIF | None]]:
+    """Find the convolutions of a fused spiking network, in the order of its modules.
+
+    Returns:
+        Name of the convolution, module that holds it, its attribute there, and the neuron before it (None: pixels).
+    """
+    place = {name: i for i, (name, _) in enumerate(model.named_modules())}
+    return sorted(_pairs(model), key=lambda pair: place[pair[0]])
+
+
+def _pairs(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, IBRALIF | None]]:
+    for prefix, module in model.named_modules():
+        if isinstance(module, Conv):
+            neuron = module.act if isinstance(module, SpikeConv) else getattr(module, "neuron", None)
+            yield f"{prefix}.conv", module, "conv", neuron_in(neuron)
+        elif isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[-1], nn.Conv2d):  # of a head
+            last = str(len(module) - 1)
+            yield f"{prefix}.{last}", module, last, neuron_in(module[-2])
+
+
+def _check_spike_driven(model: nn.Module) -> None:
+    """Refuse a network in which a convolution without neuron reads potentials."""
+    layers = list(model.get_submodule("model"))  # pyright: ignore[reportArgumentType] (a Sequential)
+    without = {holder: name for name, holder, _, neuron in pairs(model) if neuron is None}
+    if inner := [name for holder, name in without.items() if holder not in layers]:
+        raise ValueError(f"{inner[0]} is a convolution without neuron, so it would take no spikes")
+    for i, layer in enumerate(layers):
+        source = layers[i - 1] if i else None
+        pixels = source is None or isinstance(source, SpikeEncoder)
+        bare = layer in without
+        if bare and (not pixels or getattr(layer, "f", -1) not in (-1, i - 1)):
+            raise ValueError(
+                f"row {i} is a convolution without neuron that reads potentials, so it would take no spikes; "
+                "only the first convolution may have first=True"
+            )
+        if pixels and not bare and not isinstance(layer, SpikeEncoder):
+            raise ValueError(
+                f"row {i} ({type(layer).__name__}) reads pixels, but is no stem; the first convolution must be a "
+                "SpikeDown with first=True, e.g. [-1, 1, SpikeDown, [128, 7, 4, 2, True]]"
+            )
+
+
+def _replace(model: nn.Module) -> DeployForm:
+    """Exchange neurons and convolutions for those of the deploy form, in place."""
+    found = pairs(model)
+    unit = max(neuron.N for *_, neuron in found if neuron is not None)
+    form = DeployForm(unit, {}, {})
+    parents = {child: (parent, key) for parent in model.modules() for key, child in parent.named_children()}
+    for name, holder, attribute, neuron in found:
+        conv = getattr(holder, attribute)
+        if neuron is None:
+            new = PixelConv(conv, scale=unit / 255, unit=unit, largest=255, grid=FINEST_GRID)
+        else:
+            form.neurons[name] = CodeNeuron(neuron, unit, conv.padding)
+            numbers = {"unit": unit, "largest": neuron.D_N, "rest": neuron.rest, "grid": FINEST_GRID}
+            new = PlaneConv(conv, scale=unit / neuron.N, **numbers)
+            parent, key = parents[neuron]
+            setattr(parent, key, form.neurons[name])
+        setattr(holder, attribute, new.eval())
+        form.convs[name] = new
+    modules: list[Any] = list(model.modules())
+    for module in modules:
+        if isinstance(module, Conv) and isinstance(module.act, ACTIVATIONS):  # one instance may serve many
+            setattr(module, "act", GridActivation(module.act, unit))  # noqa: B010 (its declared type is narrower)
+        elif isinstance(module, SiLU):
+            parent, key = parents[module]
+            setattr(parent, key, GridActivation(module, unit))
+        elif isinstance(module, Attention):
+            _widen(module, unit)
+    heads: list[Any] = [m for m in model.modules() if isinstance(m, Detect)]
+    for head in heads:
+        if type(head) not in HEADS:
+            raise ValueError(f"a {type(head).__name__} has no deploy form; heads are SpikeDetect and Detect")
+        head.__class__ = HEADS[type(head)]  # the same parts, decoded otherwise
+        head.unit = unit
+        if head.reg_max > 1:
+            head.dfl = Expectation(head.reg_max)
+    return form
+
+
+def _widen(attention: Any, unit: float) -> None:
+    """Let attention multiply potentials in float64, and round its result to the grid, in place."""
+    attention.qkv.act = Widen()
+    attention.scale = attention.scale / unit**2  # queries and keys come as unit * v, both
+    for conv in (attention.pe, attention.proj):
+        conv.neuron = nn.Sequential(GridActivation(None, unit), conv.neuron)

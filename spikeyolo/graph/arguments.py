@@ -1,0 +1,57 @@
+"""Arguments of ``yolo export``: what they may be for a spiking model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spikeyolo.deployment.layers import CodeNeuron
+from spikeyolo.deployment.transform import GRAPHS
+from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.neurons.ranges import check_planes, check_tracked
+
+EXPORT_ARGUMENTS = ("graph", "trim", "planes")  # what yolo export takes in addition
+OPSET = 18  # the first with BitwiseAnd
+
+
+def check_arguments(exporter: Any) -> None:
+    """Refuse arguments that make no spike graph; a callback at the start of every export.
+
+    Raises:
+        ValueError: Names the argument, its value and the remedy.
+    """
+    args = exporter.args
+    given = [f"{key}={getattr(args, key)}" for key in EXPORT_ARGUMENTS if hasattr(args, key)]
+    graph = getattr(args, "graph", "spike")
+    if graph not in GRAPHS:
+        raise ValueError(f"graph={graph} does not exist; use graph={' or graph='.join(GRAPHS)}")
+    if hasattr(args, "planes"):
+        check_planes(args.planes)
+    if getattr(args, "trim", False) not in (True, False):
+        raise ValueError(f"trim must be True or False, got trim={args.trim}")
+    if given and args.format != "onnx":
+        raise ValueError(f"{' '.join(given)} needs format=onnx, got format={args.format}")
+    if given and not has_neurons(exporter):
+        raise ValueError(f"{' '.join(given)} needs a model with spiking neurons, this one has none; leave it away")
+    check_tracked(exporter.model)
+    if not is_ours(exporter):
+        return
+    if getattr(args, "quantize", None) not in (None, 32):
+        raise ValueError(
+            f"quantize={args.quantize} (half, int8) cannot hold the potentials of a spiking model, which need the 24 "
+            "bits of float32, so codes would flip; leave it away: the weights are fixed-point numbers already"
+        )
+    if graph == "spike" and args.opset is not None and args.opset < OPSET:
+        raise ValueError(f"opset={args.opset} has no BitwiseAnd; use opset={OPSET} or newer, or graph=integer")
+    if getattr(args, "trim", False) and not args.data:
+        raise ValueError(
+            "trim=True needs images to calibrate on: add data=your-data.yaml (and fraction=0.1 for a part)"
+        )
+
+
+def is_ours(exporter: Any) -> bool:
+    """Return whether this export writes a spike or integer graph."""
+    return exporter.args.format == "onnx" and has_neurons(exporter)
+
+
+def has_neurons(exporter: Any) -> bool:
+    return any(isinstance(m, (IBRALIF, CodeNeuron)) for m in exporter.model.modules())

@@ -1,0 +1,269 @@
+"""Model files that count: a checkpoint in deploy form, an exported graph, or an ANN to compare with."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from ultralytics import YOLO
+from ultralytics.utils.checks import check_imgsz
+from ultralytics.utils.torch_utils import select_device
+
+from spikeyolo.assets import find_weights
+from spikeyolo.data.images import Batch
+from spikeyolo.deployment.form import form_of
+from spikeyolo.deployment.transform import deploy
+from spikeyolo.files import sha256
+from spikeyolo.graph.onnx_files import input_size, load, metadata, open_session
+from spikeyolo.measure.recorder import record_spikes
+from spikeyolo.measure.spikes import LayerSpikes, Recording
+from spikeyolo.network.checkpoints import open_detector, validate
+from spikeyolo.network.real_valued import real_valued
+from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.processor import use_all_cores
+from spikeyolo.proof.spike_graph import SpikeGraph
+
+BATCH = 4  # images at once in PyTorch
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One run of a network.
+
+    Args:
+        outputs: Boxes (center, size; in pixels of the input) and scores, (B, 4 + classes, anchors).
+        layers: What entered every convolution.
+        codes: Codes (T*B, C, H, W) that entered the convolution asked for.
+    """
+
+    outputs: Tensor
+    layers: dict[str, LayerSpikes]
+    codes: Tensor | None
+
+
+class CountedModel(ABC):
+    """A model file and what has been counted while it ran.
+
+    Attributes:
+        file: Its path.
+        recording: What has been counted.
+        facts: What it is: form, neuron, parameters and so on, for the head of a report.
+        spiking: Whether it has neurons.
+        names: Classes.
+        batch, height, width: Size of its input.
+    """
+
+    facts: dict[str, Any]
+    spiking: bool
+    names: dict[int, str]
+    batch: int
+    height: int
+    width: int
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.recording = Recording()
+
+    @staticmethod
+    def open(file: str, *, imgsz: int = 0, device: str = "") -> CountedModel:
+        """Open a checkpoint (.pt) or an exported graph (.onnx).
+
+        Args:
+            file: Path.
+            imgsz: Image size; 0 for the one that the model was trained or exported with.
+            device: As for ``yolo``; an ONNX graph runs on the CPU.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it is no model, or none that detects, or for an impossible image size.
+        """
+        if imgsz < 0:
+            raise ValueError(f"imgsz must be at least 1 (or 0: as trained), got {imgsz}")
+        path = Path(file)
+        if path.suffix == ".onnx":
+            return _Graph(path, imgsz)
+        if path.suffix != ".pt":
+            raise ValueError(f"model={file} is neither a checkpoint (.pt) nor an exported graph (.onnx)")
+        return _Checkpoint(path, imgsz, device)
+
+    @abstractmethod
+    def observe(self, images: Batch, layer: str = "") -> Observation:
+        """Run on images (batch, 3, height, width) in [0, 1]; keep the codes that enter one convolution, if named."""
+
+    def run(self, images: Batch) -> None:
+        """Count what enters every convolution on images."""
+        self.recording.add(self.observe(images).layers)
+
+    @abstractmethod
+    def val(self, folder: Path, **arguments: Any) -> dict[str, float]:
+        """Validate as ``yolo val`` does (see `validate`); return mAP50 and mAP50-95."""
+
+
+class _Checkpoint(CountedModel):
+    """A checkpoint: its deploy form (the integer graph, whose codes are those of the spike graph), or an ANN."""
+
+    def __init__(self, file: Path, imgsz: int, device: str):
+        super().__init__(file)
+        self.yolo = open_detector(file)
+        network: Any = self.yolo.model
+        self.spiking = any(isinstance(m, IBRALIF) for m in network.modules())
+        about: Any = network.yaml
+        neuron = dict((about or {}).get("neuron") or {})
+        neuron.pop("ranges", None)
+        parameters = sum(p.numel() for p in network.parameters())
+        real = real_valued(network)
+        self.device = select_device(device, verbose=False)
+        self.network: Any = deploy(network) if self.spiking else network.eval().float()
+        self.yolo.model = self.network
+        self.names = dict(network.names)
+        self.network.to(self.device)
+        if self.device.type == "cpu":
+            use_all_cores()
+        size: Any = imgsz or self.yolo.overrides.get("imgsz") or 640
+        stride: Any = network.stride
+        shape: Any = check_imgsz(size, stride=int(stride.max()), min_dim=2)
+        self.height, self.width = shape
+        self.batch = BATCH
+        form = "deploy form of the checkpoint: binary planes" if self.spiking else "ANN"
+        if self.spiking:
+            neurons = form_of(self.network).neurons.values()
+            found = {key: {getattr(n, key) for n in neurons} for key in ("D", "N", "T", "decay")}
+            neuron |= {key: values.pop() if len(values) == 1 else None for key, values in found.items()}
+        self.facts = {"form": form, "neuron": neuron, "parameters": parameters}
+        self.facts |= {"real_valued": real} if self.spiking else {}
+
+    def observe(self, images: Batch, layer: str = "") -> Observation:
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, codes: Any) -> None:
+            found.append(codes)
+
+        with contextlib.ExitStack() as stack:
+            if layer:
+                neuron: nn.Module = form_of(self.network).neurons[layer]
+                stack.callback(neuron.register_forward_hook(keep).remove)
+            recording = stack.enter_context(record_spikes(self.network))
+            with torch.no_grad():
+                outputs = self.network(torch.from_numpy(images).to(self.device))
+        self.recording.uncounted |= recording.uncounted
+        # The codes of the integer graph: the planes of the spike graph are their bits.
+        layers = {n: replace(a, operand="binary") if a.spiking else a for n, a in recording.layers.items()}
+        boxes = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+        return Observation(boxes.cpu(), layers, found[0].cpu() if layer else None)
+
+    def val(self, folder: Path, **arguments: Any) -> dict[str, float]:
+        return validate(self.yolo, folder, imgsz=max(self.height, self.width), device=str(self.device), **arguments)
+
+
+class _Graph(CountedModel):
+    """An exported spike or integer graph, as it is."""
+
+    def __init__(self, file: Path, imgsz: int):
+        super().__init__(file)
+        model = load(file)
+        noted = metadata(model)
+        if not {"planes", "ranges", "neuron"} <= noted.keys():
+            raise ValueError(
+                f"model={file} says nothing about neurons: it was exported by another program, or from an ANN; "
+                "export a spiking checkpoint with: yolo export model=best.pt format=onnx"
+            )
+        self.spiking = True
+        self.batch, self.height, self.width = input_size(model, file)
+        graph = SpikeGraph(model)
+        self.T = json.loads(noted["T"]) or 1
+        self.N = {name: N for name, (_, N, _) in json.loads(noted["ranges"]).items()}
+        self.attention = json.loads(noted["attention"])
+        self.layers = self._find_layers(graph, noted)
+        self.codes = {name: codes for name, (codes, _) in self.layers.items()}
+        self.output = model.graph.output[0].name
+        self.names = ast.literal_eval(noted["names"])
+        self.session = open_session(model, list(dict.fromkeys(self.codes.values())), optimise=True)
+        shape = self.session.get_inputs()[0].shape
+        if imgsz and all(isinstance(side, str) for side in shape[2:]):  # dynamic
+            self.height = self.width = imgsz
+        elif imgsz and {self.height, self.width} != {imgsz}:
+            raise ValueError(f"imgsz={imgsz}, but {file} takes {self.height} x {self.width} images; leave imgsz away")
+        self.ceilings = {name: int(graph.graph[codes].high.max()) for name, codes in self.codes.items()}
+        spiking, takes = json.loads(noted["planes"]), "binary" if noted["graph"] == "spike" else "code"
+        self.operands = {name: takes if name in spiking else "real" for name in self.layers}
+        numbers = {key: json.loads(noted[key]) for key in ("D", "N", "T", "decay")}
+        self.facts = {
+            "form": f"{noted['graph']} graph (ONNX), exported from {noted['source']}",
+            "neuron": {"type": noted["neuron"], **numbers},
+            "source_sha256": noted["source_sha256"],
+            "real_valued": json.loads(noted["real_valued"]),
+        }
+
+    def _find_layers(self, graph: SpikeGraph, noted: dict[str, str]) -> dict[str, tuple[str, nn.Conv2d]]:
+        """Return the tensor that enters each noted convolution, in codes, and the convolution's geometry."""
+        codes = {graph.names[layer]: layer.codes for layer in graph.layers}
+        shapes = {tensor.name: list(tensor.dims) for tensor in graph.model.graph.initializer}
+        names, spiking = json.loads(noted["grid"]), json.loads(noted["planes"])
+        factored = json.loads(noted.get("factored_weights", "{}"))
+        found = {}
+        for node in graph.model.graph.node:
+            name = graph.name(node)
+            if node.op_type == "Conv" and name in names and name not in found:
+                conv: Any = _geometry(node, shapes[node.input[1]])
+                conv.factored_weights = factored.get(name)
+                found[name] = codes.get(name, node.input[0]), conv
+        missing = [name for name in spiking if noted["graph"] == "spike" and name not in codes]
+        missing += [name for name in names if name not in found]
+        if missing:
+            raise ValueError(
+                f"{self.file} is not the graph that was exported: {', '.join(missing[:3])} cannot be followed; "
+                f"see spikeyolo verify model={self.file}, and export it again"
+            )
+        return {name: found[name] for name in names}  # in the network's order
+
+    def _forward(self, images: Batch, names: list[str]) -> dict[str, Tensor]:
+        """Run a batch, filled up to the graph's size; return tensors of the images given."""
+        n = len(images)
+        full = np.concatenate([images, *[images[-1:]] * max(0, self.batch - n)])
+        values = self.session.run(names, {self.session.get_inputs()[0].name: full})
+        kept = (torch.from_numpy(v).unflatten(0, (-1, len(full)))[:, :n].flatten(0, 1) for v in values)
+        return dict(zip(names, kept, strict=True))
+
+    def observe(self, images: Batch, layer: str = "") -> Observation:
+        tensors = self._forward(images, list(dict.fromkeys([self.output, *self.codes.values()])))
+        counted = {}
+        for name, (codes, conv) in self.layers.items():
+            operand, x = self.operands[name], tensors[codes]
+            D_N, N = (0, 0.0) if operand == "real" else (self.ceilings[name], self.N[name])
+            outputs = conv(x.to("meta")).numel()
+            about = name, operand, D_N, N, self.T
+            counted[name] = LayerSpikes.of(about, x if D_N else x != 0, conv, outputs)
+        for name, dims in self.attention.items():
+            shape = tensors[self.layers[f"{name}.qkv.conv"][0]].shape
+            products = LayerSpikes.attention(name, self.T, shape, dims)
+            counted[products.name] = products
+        return Observation(tensors[self.output], counted, tensors[self.codes[layer]] if layer else None)
+
+    def val(self, folder: Path, **arguments: Any) -> dict[str, float]:
+        size = max(self.height, self.width)
+        return validate(YOLO(self.file, task="detect"), folder, imgsz=size, batch=self.batch, **arguments)
+
+
+def describe(model: CountedModel) -> dict[str, Any]:
+    """Return file, hash and what the model is."""
+    return {"file": str(model.file), "sha256": sha256(find_weights(model.file)), **model.facts}
+
+
+def _geometry(node: Any, weight: list[int]) -> nn.Conv2d:
+    """Return the convolution that an ONNX node is, without weights."""
+    given = {a.name: list(a.ints) or a.i for a in node.attribute}
+    pads = given.get("pads") or [0, 0, 0, 0]
+    if pads[:2] != pads[2:]:
+        raise ValueError(f"{node.name} pads unevenly ({pads}); spikeyolo exports no such convolution")
+    groups = given.get("group", 1)
+    geometry = {"stride": given.get("strides", [1, 1]), "padding": pads[:2], "dilation": given.get("dilations", [1, 1])}
+    geometry = {key: tuple(value) for key, value in geometry.items()}
+    return nn.Conv2d(weight[1] * groups, weight[0], tuple(weight[2:]), groups=groups, device="meta", **geometry)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,144 @@
+"""How Ultralytics builds, loads and runs spiking models: functions that `spikeyolo.plugin.patches` puts in its place.
+
+Our own modules are imported when a function is called: an import of one of them may be what has brought us here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spikeyolo.assets import find_weights
+
+Original = Callable[..., Any]
+MOVED = {  # where classes of older checkpoints were, and are: the doors, which never move
+    "spikeyolo.heads": "spikeyolo.blocks",
+    "spikeyolo.ranges": "spikeyolo.neurons",
+    "spikeyolo.fixed_point": "spikeyolo.deployment",
+}
+
+
+def is_spiking(model: object) -> bool:
+    """Return whether an Ultralytics model was built from a spiking YAML (its ANN twins included)."""
+    return "neuron" in (getattr(model, "yaml", None) or {})
+
+
+def timesteps(model: object) -> int:
+    """Return T of an Ultralytics model, 1 if it is not one of ours."""
+    neuron = (getattr(model, "yaml", None) or {}).get("neuron")
+    return neuron.get("T", 1) if isinstance(neuron, Mapping) else 1
+
+
+def yaml_model_load(original: Original, path: Any) -> Any:
+    """Load the YAML of a model; ours need no file of their name."""
+    from spikeyolo.network import names
+
+    return names.load_yaml(path) or original(path)
+
+
+def parse_model(original: Original, d: Any, ch: Any, verbose: bool = True) -> Any:
+    """Build the layers of a model."""
+    from spikeyolo.network import names, parser
+
+    if not names.is_spiking_yaml(d):
+        return original(d, ch, verbose)
+    return parser.parse_model(d, ch, verbose, stock=original)
+
+
+def torch_safe_load(original: Original, weight: Any, *args: Any, **kwargs: Any) -> Any:
+    """Load a checkpoint; shipped weights by name, older ones by their old addresses."""
+    allow_old_addresses()
+    allow_safe_loading()
+    try:
+        if (shipped := find_weights(weight)) != Path(weight):
+            return original(shipped, *args, **kwargs)[0], str(weight)  # what is made of it belongs elsewhere
+        return original(weight, *args, **kwargs)
+    except ModuleNotFoundError as e:
+        if "yolo_spikformer" not in str(e):
+            raise
+        raise TypeError(
+            f"{weight} was written by the official SpikeYOLO; make a checkpoint of ours out of it first: "
+            f"spikeyolo import model={weight}"
+        ) from e
+    except (OSError, AttributeError) as e:
+        # Of some truncated files torch only says "Invalid argument"; Ultralytics trips over a pickled list.
+        if e.filename is not None if isinstance(e, OSError) else e.name != "model":
+            raise
+        raise TypeError(
+            f"{weight} is not a loadable checkpoint: truncated, corrupted or of another program ({e}); "
+            "copy or train it again"
+        ) from e
+
+
+def predict_once(original: Original, model: Any, x: Any, profile: bool = False, *args: Any, **kwargs: Any) -> Any:
+    """Run a network; embeddings leave it before the head has averaged over T, so that is done here."""
+    out = original(model, x, profile, *args, **kwargs)
+    embed = kwargs.get("embed", args[-1] if args else None)  # the last argument in every release
+    if embed and (T := timesteps(model)) > 1:
+        import torch
+
+        return torch.stack(out).unflatten(0, (T, -1)).mean(0).unbind(0)
+    return out
+
+
+def load(original: Original, model: Any, weights: Any, verbose: bool = True) -> Any:
+    """Load weights into a network."""
+    if is_spiking(model):
+        warn_of_foreign_weights(model, weights)
+        check_for_ranges(weights)
+    return original(model, weights, verbose)
+
+
+def get_distill_layers(original: Original, model: Any) -> Any:
+    """Refuse to distil from or to several timesteps."""
+    if (T := timesteps(model)) > 1:
+        raise ValueError(f"distillation compares features of single images, this model has T={T}; use T=1")
+    return original(model)
+
+
+def allow_old_addresses() -> None:
+    """Let a pickle find our classes where they were when it was written."""
+    for old, new in MOVED.items():
+        sys.modules.setdefault(old, importlib.import_module(new))
+
+
+def allow_safe_loading() -> None:
+    """Name our classes to PyTorch's restricted loader, for ULTRALYTICS_SAFE_LOAD."""
+    import torch
+
+    from spikeyolo import blocks, neurons
+
+    classes: list[Any] = []
+    for door in (blocks, neurons):
+        own = [v for v in vars(door).values() if isinstance(v, type) and issubclass(v, torch.nn.Module)]
+        olds = [old for old, new in MOVED.items() if new == door.__name__]
+        classes += own + [(cls, f"{old}.{cls.__name__}") for old in olds for cls in own]
+    torch.serialization.add_safe_globals(classes)
+
+
+def warn_of_foreign_weights(model: Any, weights: Any) -> None:
+    """Say so when weights of another network match only here and there."""
+    from ultralytics.utils import LOGGER
+    from ultralytics.utils.torch_utils import intersect_dicts
+
+    source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+    own = model.state_dict()
+    matched = len(intersect_dicts(source.state_dict(), own))
+    if matched < len(own) / 2:
+        name = Path(str(getattr(source, "pt_path", None) or "these weights")).name
+        LOGGER.warning(
+            f"{name} is another network: only {matched} of {len(own)} tensors fit by name and shape, "
+            "so training starts nearly from scratch. Start from a spiking checkpoint of the same scale instead."
+        )
+
+
+def check_for_ranges(weights: Any) -> None:
+    """Refuse a checkpoint of aligned neurons that has lost their ranges."""
+    source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+    theirs = (getattr(source, "yaml", None) or {}).get("neuron") or {}
+    if theirs.get("type") == "ar-lif" and not any(key.endswith("range.reach") for key in source.state_dict()):
+        name = Path(str(getattr(source, "pt_path", None) or "this checkpoint")).name
+        raise ValueError(f"{name} has ar-lif neurons but no ranges, so it cannot be trained on; train it again")

@@ -1,0 +1,409 @@
+"""The ONNX graphs of spiking models, through Ultralytics' own exporter."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from networks import IBRA, PICO, calibrated, write_small
+from ultralytics import YOLO
+
+from spikeyolo.deployment.form import emitted_codes
+from spikeyolo.deployment.transform import deploy
+from spikeyolo.files import sha256
+from spikeyolo.graph import export
+from spikeyolo.graph.notes import digest
+from spikeyolo.graph.planes import to_spike_graph
+from spikeyolo.plugin.patching import patched
+
+NEURONS = {
+    "ibra": IBRA,
+    "ibra-T2": IBRA | {"T": 2, "decay": 0.3},
+    "lif": {"type": "lif", "D": 1, "N": 1},
+    "i-lif-T3": {"type": "i-lif", "D": 4, "N": 1, "T": 3},
+    "ib-lif": {"type": "ib-lif", "D": 511, "N": 1},
+    "ar-lif": {"type": "ar-lif", "planes": 5},
+    "ar-lif-T2": {"type": "ar-lif", "planes": 4, "T": 2, "range": "learned"},
+}
+LEVELS = onnxruntime.GraphOptimizationLevel
+LEVELS = [LEVELS.ORT_DISABLE_ALL, LEVELS.ORT_ENABLE_BASIC, LEVELS.ORT_ENABLE_EXTENDED, LEVELS.ORT_ENABLE_ALL]
+
+
+SLOW = {"i-lif-T3", "ar-lif-T2"}
+CASES = [pytest.param(n, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name, n in NEURONS.items()]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def checkpoint(request, photos, tmp_path_factory):
+    """Make a checkpoint with random weights and BatchNorms that fit."""
+    torch.manual_seed(0)
+    return save(photos, tmp_path_factory.mktemp("net"), request.param)
+
+
+@pytest.fixture(scope="module")
+def ibra(photos, tmp_path_factory):
+    torch.manual_seed(0)
+    return save(photos, tmp_path_factory.mktemp("ibra"), IBRA)
+
+
+def save(photos, folder, neuron, **changes):
+    model = calibrated(write_small(folder / "small.yaml", neuron, **changes), photos)
+    model.save(folder / "small.pt")
+    return folder / "small.pt"
+
+
+def export_to(path, name, **arguments):
+    """Export beside the checkpoint, and move the file away."""
+    file = Path(YOLO(path).export(format="onnx", **({"imgsz": 64} | arguments)))
+    assert file == path.with_suffix(".onnx")
+    return file.replace(file.with_stem(name))
+
+
+def convolutions(model):
+    return [n for n in model.graph.node if n.op_type == "Conv"]
+
+
+def metadata(file):
+    return {p.key: p.value for p in onnx.load(file).metadata_props}
+
+
+def codes_and_output(file, images, level=LEVELS[-1], threads=2, wanted=()):
+    """Run a graph; return its output and the codes that enter each layer, by name."""
+    model = onnx.load(file)
+    operands = {}
+    casts = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type in ("Cast", "BitwiseAnd")}
+    for node in convolutions(model):
+        if (layer := node.name.rpartition("/conv")[0] or node.name) in wanted:
+            operand = node.input[0]
+            while operand in casts:  # from a plane back to its codes
+                operand = casts[operand]
+            operands[layer] = operand
+    for name in set(operands.values()):
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level, options.intra_op_num_threads, options.log_severity_level = level, threads, 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    names = [o.name for o in session.get_outputs()]
+    found = dict(zip(names, session.run(names, {"images": images}), strict=True))
+    return found["output0"], {layer: found[name] for layer, name in operands.items()}
+
+
+def assert_no_flips(checkpoint, files, images, settings):
+    """Every graph under every setting emits the codes of the deploy form in PyTorch, and its boxes."""
+    expected, codes = emitted_codes(deploy(YOLO(checkpoint)), images)
+    codes = {name: found.numpy() for name, found in codes}
+    for file, (level, threads) in itertools.product(files, settings):
+        output, found = codes_and_output(file, images.numpy(), level, threads, codes)
+        assert found.keys() == codes.keys()
+        for name in codes:
+            assert np.array_equal(found[name], codes[name]), (file.name, level, threads, name)
+        scale = np.maximum(1, np.abs(output))
+        assert (np.abs(output - expected[0].numpy()) / scale).max() <= 1e-6
+
+
+def test_no_code_flips(checkpoint, photos):
+    files = [export_to(checkpoint, graph, graph=graph, batch=8) for graph in ("spike", "integer")]
+    assert_no_flips(checkpoint, files, photos, [(LEVELS[0], 1), (LEVELS[-1], 2)])
+
+
+@pytest.mark.slow
+def test_no_code_flips_under_any_setting(ibra, photos):
+    files = [
+        export_to(ibra, f"{graph}-{simplify}", graph=graph, simplify=simplify, batch=8)
+        for graph, simplify in itertools.product(("spike", "integer"), (True, False))
+    ]
+    assert_no_flips(ibra, files, photos, list(itertools.product(LEVELS, (1, 2))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("timesteps", [1, 2])
+@pytest.mark.parametrize("scale", ["p", "n", "s"])
+def test_no_code_flips_in_whole_networks(scale, timesteps, photos, tmp_path):
+    from networks import write_yaml
+
+    yaml = write_yaml(tmp_path / "net.yaml", neuron=IBRA | {"T": timesteps}, scale=scale)
+    calibrated(yaml, photos).save(tmp_path / "net.pt")
+    files = [export_to(tmp_path / "net.pt", graph, graph=graph) for graph in ("spike", "integer")]
+    settings = list(itertools.product(LEVELS, (1, 2))) if scale == "p" else [(LEVELS[0], 1), (LEVELS[-1], 2)]
+    assert_no_flips(tmp_path / "net.pt", files, photos[:1], settings)
+
+
+def test_the_spike_graph_takes_planes_by_shared_weights(ibra):
+    spike = onnx.load(export_to(ibra, "spike"))
+    integer = onnx.load(export_to(ibra, "integer", graph="integer"))
+    onnx.checker.check_model(spike)
+    assert {n.domain for n in spike.graph.node} == {""}
+    assert {o.domain for o in spike.opset_import} == {""}
+    assert not {n.op_type for n in spike.graph.node} & {"If", "Loop", "Scan"}
+    layers = [n.name for n in convolutions(integer)]
+    assert len(layers) == len(set(layers)) == 24
+    assert layers[0] == "model.1.conv"
+    assert len(convolutions(spike)) == 1 + 9 * 23
+    weights = {name: len({n.input[1] for n in convolutions(spike) if n.name.startswith(f"{name}/")}) for name in layers}
+    assert set(weights.values()) == {0, 1}  # 0: the stem
+    biased = [n.name for n in convolutions(spike) if len(n.input) == 3]
+    assert sorted(biased) == sorted(["model.1.conv", *(f"{name}/conv0" for name in layers if name != "model.1.conv")])
+    sizes = [sum(np.prod(t.dims) for t in m.graph.initializer) for m in (spike, integer)]
+    assert sizes[0] - sizes[1] == 9  # the masks of the planes
+
+
+def test_metadata_tell_what_the_graph_is(ibra):
+    noted = metadata(export_to(ibra, "spike"))
+    assert noted["graph"] == "spike"
+    assert (noted["D"], noted["N"], noted["T"], noted["decay"], noted["unit"]) == (
+        "5.11",
+        "100.0",
+        "1",
+        "0.25",
+        "100.0",
+    )
+    form = deploy(YOLO(ibra)).deployed
+    assert json.loads(noted["planes"]) == form.planes
+    assert json.loads(noted["grid"]) == form.grids
+    assert json.loads(noted["exact"]) == "worst case"
+    assert (noted["source"], noted["source_sha256"]) == ("small.pt", sha256(ibra))
+    assert json.loads(noted["versions"]).keys() == {"spikeyolo", "ultralytics", "torch", "onnx"}
+    assert digest({"a": [np.zeros(2)]}) != digest({"a": [np.ones(2)]}) != noted["weights_sha256"]
+    assert (noted["neuron"], noted["kept_planes"]) == ("ibra-lif", "null")
+    assert metadata(export_to(ibra, "integer", graph="integer"))["graph"] == "integer"
+
+
+def test_planes_drops_low_planes(ibra, photos):
+    file = export_to(ibra, "four", planes=4)
+    noted = metadata(file)
+    assert set(json.loads(noted["planes"]).values()) == {4}
+    assert (noted["kept_planes"], noted["N"], noted["D"]) == ("4", "3.125", "4.8")  # 100 / 32, 15 / 3.125
+    for image in photos[:3, None]:
+        expected, codes = emitted_codes(deploy(YOLO(ibra), planes=4), image)
+        output = codes_and_output(file, image.numpy())[0]
+        assert np.abs(output - expected[0].numpy()).max() < 1e-4
+        assert max(float(c.max()) for _, c in codes) == 15
+
+
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")  # of Ultralytics 8.4.120's NMS
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param({"dynamic": True, "nms": True, "batch": 2, "conf": 1e-6}, marks=pytest.mark.slow),
+        {"imgsz": [64, 96]},
+    ],
+    ids=str,
+)
+def test_variants_agree(arguments, ibra, photos):
+    outputs = []
+    images = torch.nn.functional.pad(photos[:2], (0, 32)) if "imgsz" in arguments else photos[:2]
+    for graph in ("spike", "integer"):
+        file = export_to(ibra, graph, graph=graph, **({"batch": 2} | arguments))
+        outputs.append(codes_and_output(file, images.numpy())[0])
+    assert np.array_equal(*outputs)
+    assert np.abs(outputs[0]).max() > 0
+
+
+@pytest.mark.slow
+def test_a_dynamic_graph_takes_any_batch_and_size(photos, tmp_path):
+    path = save(photos, tmp_path, NEURONS["ibra-T2"])  # timesteps are split from the batch
+    file = export_to(path, "dynamic", dynamic=True)
+    wide = torch.cat([photos[:3], photos[3:6]], 3)
+    together, _ = codes_and_output(file, wide.numpy())
+    alone = [codes_and_output(file, image[None].numpy())[0][0] for image in wide]
+    assert np.array_equal(together, np.stack(alone))
+    with torch.no_grad():
+        assert np.allclose(together, deploy(YOLO(path))(wide)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_the_nms_free_head_exports(photos, tmp_path):
+    path = save(photos, tmp_path, IBRA, end2end=True)
+    outputs = [
+        codes_and_output(export_to(path, graph, graph=graph, nms=False), photos[:1].numpy())[0]
+        for graph in ("spike", "integer")
+    ]
+    assert outputs[0].shape[-1] == 6
+    assert np.array_equal(*outputs)
+
+
+def test_trim(photos, digits, tmp_path, caplog):
+    path = save(photos, tmp_path, {"type": "ib-lif", "D": 511, "N": 1})
+    file = export_to(path, "trimmed", trim=True, data=str(digits))
+    planes = json.loads(metadata(file)["planes"])
+    assert len(set(planes.values())) > 1
+    assert max(planes.values()) < 9
+    assert {name: 2**count - 1 for name, count in planes.items()} == json.loads(metadata(file)["trimmed"])
+    assert len(convolutions(onnx.load(file))) == 1 + sum(planes.values())
+    assert f"trimmed {9 * 23 - sum(planes.values())} planes that 7 batches never use; on 1 others" in caplog.text
+    assert json.loads(metadata(export_to(path, "whole"))["trimmed"]) == {}
+
+
+@pytest.mark.slow
+def test_stock_ultralytics_predicts_and_validates(trained, digits, tmp_path):
+    path = tmp_path / "best.pt"
+    path.write_bytes(trained.read_bytes())
+    export_to(path, "integer", graph="integer")
+    export_to(path, "spike")
+    image = sorted((digits.parent / "images/val").iterdir())[0]
+    code = (
+        "import sys; from ultralytics import YOLO\n"
+        "for file in sys.argv[1:3]:\n"
+        "    model = YOLO(file, task='detect')\n"
+        "    found = model.predict(sys.argv[3], imgsz=64, conf=0.001, verbose=False)[0].boxes\n"
+        "    metrics = model.val(data=sys.argv[4], imgsz=64, plots=False)\n"
+        "    print(len(found), found.conf.sum().item(), metrics.box.map)\n"
+        "assert not any(name.startswith('spikeyolo') for name in sys.modules)"
+    )
+    files = [str(tmp_path / f"{name}.onnx") for name in ("spike", "integer")]
+    environment = os.environ | {"SPIKEYOLO_DISABLE": "1"}  # the graph needs nothing of ours
+    command = [sys.executable, "-c", code, *files, str(image), str(digits)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    results = [line for line in done.stdout.splitlines() if line[:1].isdigit()]
+    assert len(results) == 2
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(trained, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("best.pt").write_bytes(trained.read_bytes())
+    table = YOLO("best.pt").benchmark(data=str(digits), imgsz=64, format="onnx")
+    assert "ONNX" in str(table)
+    assert metadata("best.onnx")["graph"] == "spike"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"graph": "planes"}, "graph=planes does not exist; use graph=spike or graph=integer"),
+        ({"graph": "spike", "format": "torchscript"}, "graph=spike needs format=onnx, got format=torchscript"),
+        ({"half": True}, r"quantize=16 \(half, int8\) cannot hold the potentials"),
+        ({"int8": True}, r"quantize=8 \(half, int8\) cannot hold the potentials"),
+        ({"opset": 17}, "opset=17 has no BitwiseAnd; use opset=18 or newer, or graph=integer"),
+        ({"trim": True}, "trim=True needs images to calibrate on: add data="),
+        ({"trim": "some"}, "trim must be True or False, got trim=some"),
+        ({"trim": True, "format": "torchscript"}, "trim=True needs format=onnx"),
+        ({"planes": 0}, "planes must be a whole number from 1 to 16, got planes=0"),
+        ({"planes": 17}, "got planes=17"),
+        ({"planes": "four"}, "got planes='four'"),
+        ({"planes": 4, "format": "torchscript"}, "planes=4 needs format=onnx"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_one_error_and_write_nothing(arguments, message, ibra):
+    before = sorted(ibra.parent.iterdir())
+    with pytest.raises(ValueError, match=message):
+        YOLO(ibra).export(**({"format": "onnx", "imgsz": 64} | arguments))
+    assert sorted(ibra.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["relu-spikeyolo-p.yaml", "yolo11n.yaml"])
+def test_a_graph_needs_neurons(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="graph=integer needs a model with spiking neurons"):
+        YOLO(name).export(format="onnx", imgsz=64, graph="integer")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_neurons_exports_as_ever(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = YOLO("yolo11n.yaml").export(format="onnx", imgsz=64)
+    assert "graph" not in metadata(file)
+    assert not {n.op_type for n in onnx.load(file).graph.node} & {"Round", "BitwiseAnd"}
+
+
+def test_other_modes_do_not_know_the_argument(ibra, photos):
+    with pytest.raises(SyntaxError, match=r"graph.* is not a valid YOLO argument"):
+        YOLO(ibra).predict(photos, graph="integer")
+
+
+def test_the_command_line(ibra):
+    command = [sys.executable, "-c", "from ultralytics.cfg import entrypoint; entrypoint()"]
+    words = ["export", f"model={ibra}", "format=onnx", "imgsz=64"]
+    done = subprocess.run([*command, *words, "graph=integer"], capture_output=True, text=True, cwd=ibra.parent)
+    assert done.returncode == 0, done.stderr
+    assert "integer graph: 23 convolutions take codes, the stem model.1.conv takes pixels" in done.stdout + done.stderr
+    file = ibra.with_suffix(".onnx")
+    assert f"saved as '{file}'" in done.stdout + done.stderr
+    assert metadata(file)["graph"] == "integer"
+    before = file.read_bytes()
+    bad = subprocess.run([*command, *words, "graph=both"], capture_output=True, text=True, cwd=ibra.parent)
+    assert bad.returncode != 0
+    assert (
+        bad.stderr.strip().splitlines()[-1] == "ValueError: graph=both does not exist; use graph=spike or graph=integer"
+    )
+    assert file.read_bytes() == before
+
+
+def test_a_failing_export_leaves_the_old_file_and_nothing_else(ibra, monkeypatch):
+    file = ibra.with_suffix(".onnx")
+    file.write_bytes(b"old")
+    before = sorted(ibra.parent.iterdir())
+
+    def fail(model, planes):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(export, "to_spike_graph", fail)
+    with pytest.raises(RuntimeError, match="no space left"):
+        YOLO(ibra).export(format="onnx", imgsz=64)
+    assert file.read_bytes() == b"old"
+    assert sorted(ibra.parent.iterdir()) == before
+    file.unlink()
+
+
+def test_no_other_graph_is_written_where_the_exporter_cannot_be_patched(ibra, monkeypatch):
+    monkeypatch.delitem(patched, "ultralytics.engine.exporter")
+    before = sorted(ibra.parent.iterdir())
+    with pytest.raises(RuntimeError, match="exporter of this Ultralytics is not patched"):
+        YOLO(ibra).export(format="onnx", imgsz=64)
+    assert sorted(ibra.parent.iterdir()) == before
+
+
+def test_export_in_another_way_than_the_deploy_form_in_pytorch(ibra, photos):
+    """The expansion of an integer graph against the planes that PyTorch makes."""
+    file = export_to(ibra, "integer", graph="integer", batch=8)
+    model, form = onnx.load(file), deploy(YOLO(ibra), graph="spike")
+    to_spike_graph(model, form.deployed.planes)
+    onnx.save(model, file)
+    output, _ = codes_and_output(file, photos.numpy())
+    with torch.no_grad():
+        assert np.allclose(output, form(photos)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_pico_names_all_its_layers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a new network's residual branches are zero: its equal weights are stored once
+    file = YOLO(PICO).export(format="onnx", imgsz=64)
+    planes = json.loads(metadata(file)["planes"])
+    names = {n.name.rpartition("/conv")[0] or n.name for n in convolutions(onnx.load(file))}
+    assert names == {"model.1.conv", *planes}
+    assert len(planes) == 78
+
+
+@pytest.mark.parametrize("planes", [2, 16, 17, 20])
+def test_planes_of_any_number(planes):
+    helper, rng = onnx.helper, np.random.default_rng(0)
+    arrays = {"w": rng.integers(-3, 4, (2, 3, 1, 1)), "b": rng.integers(-3, 4, 2)}
+    info = [
+        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, c, 4, 4])
+        for n, c in (("images", 3), ("output0", 2))
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["images", "w", "b"], ["output0"], "layer")],
+        "one",
+        info[:1],
+        info[1:],
+        [onnx.numpy_helper.from_array(a.astype("f"), n) for n, a in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    codes = rng.integers(0, 2**planes, (1, 3, 4, 4)).astype("f")
+    codes[0, 0, 0, 0] = 2**planes - 1
+    expected = np.einsum("oi,bihw->bohw", arrays["w"][..., 0, 0], codes) + arrays["b"].reshape(1, 2, 1, 1)
+    for expand in (False, True):
+        if expand:
+            to_spike_graph(model, {"layer": planes, "another": 3})
+            assert [n.name for n in convolutions(model)] == [f"layer/conv{b}" for b in reversed(range(planes))]
+        found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"images": codes})[0]
+        assert np.array_equal(found, expected)
