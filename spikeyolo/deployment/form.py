@@ -14,25 +14,6 @@ from spikeyolo.deployment.layers import (
 )
 
 
-@dataclass(frozen=True)
-class Trim:
-    """What `trim` left out, in planes, and what it cost.
-
-    Args:
-        planes: Planes left out, over all layers.
-        calibrated: Batches that calibrated.
-        held_out: Batches on which clipped codes were counted.
-        clipped: Codes among theirs that are clipped.
-        codes: All their codes.
-    """
-
-    planes: int
-    calibrated: int
-    held_out: int
-    clipped: int
-    codes: int
-
-
 @dataclass
 class DeployForm:
     """What was done to a network in deploy form; its attribute ``deployed``.
@@ -42,14 +23,12 @@ class DeployForm:
         neurons: Neuron before each convolution, by the convolution's name.
         convs: All fixed-point convolutions by name, the stem included.
         inexact: Names of the convolutions whose worst case float32 does not hold, with that worst case in grid steps.
-        trim: What was trimmed, if anything.
     """
 
     unit: float
     neurons: dict[str, CodeNeuron]
     convs: dict[str, FixedPointConv]
     inexact: dict[str, float] = field(default_factory=dict)
-    trim: Trim | None = None
 
     @property
     def planes(self) -> dict[str, int]:

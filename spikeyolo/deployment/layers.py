@@ -110,7 +110,7 @@ class CodeNeuron(nn.Module):
     """The neuron in units of u = unit * v: potentials (T*B, ...) to codes of the same shape.
 
     u[t] = x[t] + decay * (u[t-1] - k[t-1] / scale),
-    k[t] = rest + round(clip(scale * u[t], -rest, ceiling - rest))
+    k[t] = rest + round(clip(scale * u[t], -rest, D_N - rest))
 
     Args:
         neuron: The trained neuron.
@@ -125,18 +125,18 @@ class CodeNeuron(nn.Module):
         height, width = padding if neuron.rest else (0, 0)
         self.border = (width, width, height, height)
         self.scale = neuron.N / unit
-        self.D_N = self.ceiling = neuron.D_N  # the ceiling is lower where planes are trimmed
+        self.D_N = neuron.D_N
 
     @property
     def planes(self) -> int:
         """Number of binary planes that hold a code."""
-        return self.ceiling.bit_length()
+        return self.D_N.bit_length()
 
     def emit(self, u: Tensor) -> Tensor:
         """Return the codes of potentials."""
         # Clipping first gives the same codes, and ONNX Runtime joins it to the convolution before. Were scaling first,
         # it would be joined to the weights, which would leave their grid.
-        low, high = -self.rest, self.ceiling - self.rest
+        low, high = -self.rest, self.D_N - self.rest
         if self.scale == 1:
             codes = u.clamp(low, high).round_()
         else:
@@ -160,7 +160,7 @@ class CodeNeuron(nn.Module):
     def extra_repr(self) -> str:
         """Return the numbers of the neuron."""
         rest = f", rest={self.rest}" if self.rest else ""
-        return f"codes=0..{self.ceiling}, scale={self.scale:g}, T={self.T}, decay={self.decay:g}{rest}"
+        return f"codes=0..{self.D_N}, scale={self.scale:g}, T={self.T}, decay={self.decay:g}{rest}"
 
 
 class GridActivation(nn.Module):

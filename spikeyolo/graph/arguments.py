@@ -9,7 +9,7 @@ from spikeyolo.deployment.transform import GRAPHS
 from spikeyolo.neurons.integer import IBRALIF
 from spikeyolo.neurons.ranges import check_planes, check_tracked
 
-EXPORT_ARGUMENTS = ("graph", "trim", "planes")  # what yolo export takes in addition
+EXPORT_ARGUMENTS = ("graph", "planes")  # what yolo export takes in addition
 OPSET = 18  # the first with BitwiseAnd
 
 
@@ -26,8 +26,6 @@ def check_arguments(exporter: Any) -> None:
         raise ValueError(f"graph={graph} does not exist; use graph={' or graph='.join(GRAPHS)}")
     if hasattr(args, "planes"):
         check_planes(args.planes)
-    if getattr(args, "trim", False) not in (True, False):
-        raise ValueError(f"trim must be True or False, got trim={args.trim}")
     if given and args.format != "onnx":
         raise ValueError(f"{' '.join(given)} needs format=onnx, got format={args.format}")
     if given and not has_neurons(exporter):
@@ -42,10 +40,6 @@ def check_arguments(exporter: Any) -> None:
         )
     if graph == "spike" and args.opset is not None and args.opset < OPSET:
         raise ValueError(f"opset={args.opset} has no BitwiseAnd; use opset={OPSET} or newer, or graph=integer")
-    if getattr(args, "trim", False) and not args.data:
-        raise ValueError(
-            "trim=True needs images to calibrate on: add data=your-data.yaml (and fraction=0.1 for a part)"
-        )
 
 
 def is_ours(exporter: Any) -> bool:

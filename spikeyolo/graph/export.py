@@ -6,23 +6,24 @@ turns every convolution of codes into convolutions of binary planes that share i
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
+import ultralytics
 from ultralytics.utils import LOGGER, colorstr
 
+from spikeyolo.assets import find_weights
 from spikeyolo.deployment.form import DeployForm, form_of
 from spikeyolo.deployment.transform import deploy
-from spikeyolo.deployment.trim import trim
-from spikeyolo.files import whole_file
-from spikeyolo.graph.notes import describe
+from spikeyolo.files import sha256, whole_file
+from spikeyolo.graph.notes import Notes, digest
 from spikeyolo.graph.planes import name_layers, to_spike_graph
 from spikeyolo.network.real_valued import attention_of, real_valued
+from spikeyolo.version import __version__
 
 
 def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
@@ -38,17 +39,12 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
     Raises:
         OSError: If the file cannot be written.
     """
-    graph = getattr(exporter.args, "graph", "spike")
-    source: Path = exporter.file
-    real = real_valued(exporter.model)
-    neuron, planes = (exporter.model.yaml or {}).get("neuron") or {}, getattr(exporter.args, "planes", None)
-    exporter.model = deploy(exporter.model, planes=planes)
+    trained, source = exporter.model, exporter.file
+    graph, planes = getattr(exporter.args, "graph", "spike"), getattr(exporter.args, "planes", None)
+    exporter.model = deploy(trained, planes=planes)
     form = form_of(exporter.model)
-    if getattr(exporter.args, "trim", False):
-        trim(exporter.model, _images(exporter))
-    exporter.metadata |= describe(form, graph=graph, source=source)
-    exporter.metadata |= {"real_valued": json.dumps(real), "attention": json.dumps(attention_of(exporter.model))}
-    exporter.metadata |= {"neuron": neuron.get("type", "of its own"), "kept_planes": json.dumps(planes)}
+    notes = describe(trained, form, graph=graph, planes=planes, source=source)
+    exporter.metadata |= notes.write()
     target = source.with_suffix(".onnx")
     with whole_file(target, "copy the checkpoint to a folder that you can write") as part:
         exporter.file = part
@@ -57,37 +53,59 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
             warnings.filterwarnings("ignore", message="Constant folding - Only steps=1")
             stock()
         model = onnx.load(part)
-        name_layers(model, form)
+        name_layers(model, form.convs)
         if graph == "spike":
             to_spike_graph(model, form.planes)
         onnx.save(model, part)
-        _log(model, form, graph, part, real)
+        _log(model, form, notes, part)
     exporter.file = source
     return str(target)
 
 
-def _images(exporter: Any) -> Iterator[torch.Tensor]:
-    """Yield batches of calibration images in [0, 1] from ``data=``, as Ultralytics calibrates INT8."""
-    for batch in exporter.get_int8_calibration_dataloader("trim:"):
-        yield batch["img"].to(exporter.device).float() / 255
+def describe(trained: Any, form: DeployForm, *, graph: str, planes: int | None, source: Path) -> Notes:
+    """Return what an exported graph notes about itself.
+
+    Args:
+        trained: The network that was deployed.
+        form: Its deploy form.
+        graph: "spike" or "integer".
+        planes: Most planes that were asked for.
+        source: Its checkpoint.
+    """
+    neurons = form.neurons.values()
+    common = {key: {getattr(n, key) for n in neurons} for key in ("D", "N", "T", "decay")}
+    packages = {"ultralytics": ultralytics, "torch": torch, "onnx": onnx}
+    return Notes(
+        graph=graph,
+        **{key: values.pop() if len(values) == 1 else None for key, values in common.items()},
+        ranges={name: [n.D, n.N, n.rest] for name, n in form.neurons.items()},
+        unit=form.unit,
+        planes=form.planes,
+        grid=form.grids,
+        factored_weights={name: c.factored_weights for name, c in form.convs.items() if c.factored_weights},
+        exact=sorted(form.inexact) or "worst case",
+        weights_sha256=digest({k: [p.numpy(force=True) for p in c.parameters()] for k, c in form.convs.items()}),
+        source=source.name,
+        source_sha256=sha256(find_weights(source)),
+        versions={"spikeyolo": __version__, **{name: package.__version__ for name, package in packages.items()}},
+        real_valued=real_valued(trained),
+        attention=attention_of(trained),
+        neuron=((trained.yaml or {}).get("neuron") or {}).get("type", "of its own"),
+        kept_planes=planes,
+    )
 
 
-def _log(model: onnx.ModelProto, form: DeployForm, graph: str, file: Path, real: list[str]) -> None:
+def _log(model: onnx.ModelProto, form: DeployForm, notes: Notes, file: Path) -> None:
     """Tell what has been written."""
     count, stem = len(form.planes), [name for name in form.convs if name not in form.planes]
     prefix = colorstr("ONNX:")
-    takes = f"binary spikes on {sum(form.planes.values())} planes" if graph == "spike" else "codes"
+    takes = f"binary spikes on {sum(form.planes.values())} planes" if notes.graph == "spike" else "codes"
     LOGGER.info(
-        f"{prefix} {graph} graph: {count} convolutions take {takes}, the stem {' '.join(stem)} takes pixels "
+        f"{prefix} {notes.graph} graph: {count} convolutions take {takes}, the stem {' '.join(stem)} takes pixels "
         f"({file.stat().st_size / 2**20:.1f} MB, {len(model.graph.node)} nodes)"
     )
-    if real[1:-1]:  # beside stem and decoder
-        LOGGER.info(f"{prefix} real-valued: {'; '.join(real)}")
-    if cut := form.trim:
-        LOGGER.info(
-            f"{prefix} trimmed {cut.planes} planes that {cut.calibrated} batches never use; on {cut.held_out} others "
-            f"the graph clips {cut.clipped:,} of {cut.codes:,} codes"
-        )
+    if notes.real_valued[1:-1]:  # beside stem and decoder
+        LOGGER.info(f"{prefix} real-valued: {'; '.join(notes.real_valued)}")
     if not form.inexact:
         grids = form.grids.values()
         LOGGER.info(

@@ -1,53 +1,85 @@
-"""The metadata of an exported graph."""
+"""What an exported graph notes about itself: its metadata, written and read here alone. Needs onnx alone."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import onnx
-import torch
-
-import spikeyolo
-from spikeyolo.assets import find_weights
-from spikeyolo.deployment.form import DeployForm
-from spikeyolo.files import sha256
 
 
-def describe(form: DeployForm, *, graph: str, source: Path) -> dict[str, str]:
-    """Return what the metadata of an exported graph says about it, all values as JSON or plain text."""
-    import ultralytics
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """Metadata of a spike or integer graph; a graph of another program has none of it, so all have defaults.
 
-    neurons = form.neurons.values()
-    weights = {name: [p.numpy(force=True) for p in conv.parameters()] for name, conv in form.convs.items()}
-    versions = {"spikeyolo": spikeyolo.__version__, "ultralytics": ultralytics.__version__}
+    Args:
+        graph: "spike" or "integer".
+        D, N, T, decay: Numbers of the neurons where all have the same, else None.
+        ranges: D, N and rest of the neuron before each layer.
+        unit: Potentials are unit * v.
+        planes: Number of binary planes of the codes that enter each layer; the stem has none.
+        grid: Weights of each layer are multiples of 2^-grid.
+        factored_weights: Number of weights of the chain that a dense layer was trained as.
+        exact: Layers whose worst case float32 does not hold exactly, or "worst case" if it holds that of all.
+        weights_sha256: Digest of all weights and biases.
+        source: Name of the checkpoint.
+        source_sha256: Its hash.
+        versions: Of the packages that exported.
+        real_valued: What is not computed on spikes.
+        attention: Heads, key and value channels per head of each attention.
+        neuron: Type of the neurons.
+        kept_planes: Most planes that were asked for.
+    """
 
-    def common(values: set[float] | set[int]) -> str:
-        return json.dumps(values.pop() if len(values) == 1 else None)
+    graph: str = ""
+    D: float | None = None
+    N: float | None = None
+    T: int | None = None
+    decay: float | None = None
+    ranges: dict[str, list[float]] = field(default_factory=dict)
+    unit: float = 1.0
+    planes: dict[str, int] = field(default_factory=dict)
+    grid: dict[str, int] = field(default_factory=dict)
+    factored_weights: dict[str, int] = field(default_factory=dict)
+    exact: list[str] | str = field(default_factory=list)
+    weights_sha256: str = ""
+    source: str = ""
+    source_sha256: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    real_valued: list[str] = field(default_factory=list)
+    attention: dict[str, list[int]] = field(default_factory=dict)
+    neuron: str = ""
+    kept_planes: int | None = None
 
-    return {
-        "graph": graph,
-        "D": common({n.D for n in neurons}),
-        "N": common({n.N for n in neurons}),
-        "T": common({n.T for n in neurons}),
-        "decay": common({n.decay for n in neurons}),
-        "ranges": json.dumps({name: [n.D, n.N, n.rest] for name, n in form.neurons.items()}),
-        "unit": json.dumps(form.unit),
-        "planes": json.dumps(form.planes),
-        "trimmed": json.dumps({name: n.ceiling for name, n in form.neurons.items() if n.ceiling < n.D_N}),
-        "grid": json.dumps(form.grids),
-        "factored_weights": json.dumps(
-            {name: c.factored_weights for name, c in form.convs.items() if c.factored_weights}
-        ),
-        "exact": json.dumps(sorted(form.inexact) or "worst case"),
-        "weights_sha256": digest(weights),
-        "source": source.name,
-        "source_sha256": sha256(find_weights(source)),
-        "versions": json.dumps(versions | {"torch": torch.__version__, "onnx": onnx.__version__}),
-    }
+    def write(self) -> dict[str, str]:
+        """Return the metadata: plain text as it is, everything else as JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: values[f.name] if f.type == "str" else json.dumps(values[f.name]) for f in fields(self)}
+
+    @classmethod
+    def read(cls, model: onnx.ModelProto) -> Notes:
+        """Read the metadata of a graph.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        noted = metadata(model)
+        values: dict[str, Any] = {}
+        for f in fields(cls):
+            if f.name in noted:
+                try:
+                    values[f.name] = noted[f.name] if f.type == "str" else json.loads(noted[f.name])
+                except ValueError as e:
+                    raise ValueError(f"the graph's metadata {f.name!r} is damaged ({e}); export it again") from e
+        return cls(**values)
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """Return all metadata of an ONNX model, Ultralytics' own included."""
+    return {p.key: p.value for p in model.metadata_props}
 
 
 def digest(arrays: Mapping[str, list[Any]]) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
+from spikeyolo.graph.notes import metadata
+
 
 def load(path: Path) -> onnx.ModelProto:
     """Read an ONNX file.
@@ -26,11 +28,6 @@ def load(path: Path) -> onnx.ModelProto:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ValueError(f"{path} is no complete ONNX file ({reason}); export it again") from e
     return model
-
-
-def metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """Return the metadata of an ONNX model."""
-    return {p.key: p.value for p in model.metadata_props}
 
 
 def input_size(model: onnx.ModelProto, path: Path) -> tuple[int, int, int]:
@@ -64,3 +61,13 @@ def open_session(model: onnx.ModelProto, outputs: list[str], *, optimise: bool) 
         if name not in present:
             watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def scope(node: str) -> str:
+    """Return the module that a node's name tells: ``/model.6/model.6.0/conv1/conv/Conv`` is model.6.0.conv1.conv."""
+    path: list[str] = []
+    for part in node.split("/")[1:-1]:
+        if path and part.startswith(f"{path[-1]}."):  # the scope repeats its parent's name
+            path.pop()
+        path.append(part)
+    return ".".join(path)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from spikeyolo.deployment.form import DeployForm
+from spikeyolo.graph.onnx_files import scope
 
 
-def name_layers(model: onnx.ModelProto, form: DeployForm) -> None:
+def name_layers(model: onnx.ModelProto, layers: Iterable[str]) -> None:
     """Give each convolution of an exported graph the name of its layer, in place.
 
     Weights do not tell: the exporter stores equal ones once. Node names do: ``/model.6/model.6.0/conv1/conv/Conv``.
@@ -19,27 +19,15 @@ def name_layers(model: onnx.ModelProto, form: DeployForm) -> None:
     Raises:
         RuntimeError: If a layer is not found.
     """
-    found = set()
+    missing = set(layers)
     for node in model.graph.node:
-        if node.op_type == "Conv":
-            layer = scope(node.name)
-            if layer in form.convs:
-                node.name = layer
-                found.add(layer)
-    if missing := form.convs.keys() - found:
+        if node.op_type == "Conv" and (layer := scope(node.name)) in missing:
+            node.name = layer
+            missing.remove(layer)
+    if missing:
         raise RuntimeError(
             f"the exported graph has no convolution for {', '.join(sorted(missing))}; please report this"
         )
-
-
-def scope(node: str) -> str:
-    """Return the module that a node's name tells: ``/model.6/model.6.0/conv1/conv/Conv`` is model.6.0.conv1.conv."""
-    path: list[str] = []
-    for part in node.split("/")[1:-1]:
-        if path and part.startswith(f"{path[-1]}."):  # the scope repeats its parent's name
-            path.pop()
-        path.append(part)
-    return ".".join(path)
 
 
 def to_spike_graph(model: onnx.ModelProto, planes: Mapping[str, int]) -> None:
@@ -51,7 +39,6 @@ def to_spike_graph(model: onnx.ModelProto, planes: Mapping[str, int]) -> None:
     Args:
         model: Integer graph whose convolutions have the names of their layers.
         planes: Number of planes by layer; layers not named stay as they are, and so do those of one plane.
-
     """
     nodes: list[onnx.NodeProto] = []
     masks: dict[str, onnx.TensorProto] = {}

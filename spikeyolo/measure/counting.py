@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from spikeyolo.data.images import Batch
 from spikeyolo.deployment.form import form_of
 from spikeyolo.deployment.transform import deploy
 from spikeyolo.files import sha256
-from spikeyolo.graph.onnx_files import input_size, load, metadata, open_session
+from spikeyolo.graph.notes import Notes, metadata
+from spikeyolo.graph.onnx_files import input_size, load, open_session
 from spikeyolo.measure.recorder import record_spikes
 from spikeyolo.measure.spikes import LayerSpikes, Recording
 from spikeyolo.network.checkpoints import open_detector, validate
@@ -169,8 +169,8 @@ class _Graph(CountedModel):
     def __init__(self, file: Path, imgsz: int):
         super().__init__(file)
         model = load(file)
-        noted = metadata(model)
-        if not {"planes", "ranges", "neuron"} <= noted.keys():
+        notes = Notes.read(model)
+        if not (notes.planes and notes.ranges and notes.neuron):
             raise ValueError(
                 f"model={file} says nothing about neurons: it was exported by another program, or from an ANN; "
                 "export a spiking checkpoint with: yolo export model=best.pt format=onnx"
@@ -178,13 +178,13 @@ class _Graph(CountedModel):
         self.spiking = True
         self.batch, self.height, self.width = input_size(model, file)
         graph = SpikeGraph(model)
-        self.T = json.loads(noted["T"]) or 1
-        self.N = {name: N for name, (_, N, _) in json.loads(noted["ranges"]).items()}
-        self.attention = json.loads(noted["attention"])
-        self.layers = self._find_layers(graph, noted)
+        self.T = notes.T or 1
+        self.N = {name: N for name, (_, N, _) in notes.ranges.items()}
+        self.attention = notes.attention
+        self.layers = self._find_layers(graph, notes)
         self.codes = {name: codes for name, (codes, _) in self.layers.items()}
         self.output = model.graph.output[0].name
-        self.names = ast.literal_eval(noted["names"])
+        self.names = ast.literal_eval(metadata(model)["names"])
         self.session = open_session(model, list(dict.fromkeys(self.codes.values())), optimise=True)
         shape = self.session.get_inputs()[0].shape
         if imgsz and all(isinstance(side, str) for side in shape[2:]):  # dynamic
@@ -192,37 +192,34 @@ class _Graph(CountedModel):
         elif imgsz and {self.height, self.width} != {imgsz}:
             raise ValueError(f"imgsz={imgsz}, but {file} takes {self.height} x {self.width} images; leave imgsz away")
         self.ceilings = {name: int(graph.graph[codes].high.max()) for name, codes in self.codes.items()}
-        spiking, takes = json.loads(noted["planes"]), "binary" if noted["graph"] == "spike" else "code"
-        self.operands = {name: takes if name in spiking else "real" for name in self.layers}
-        numbers = {key: json.loads(noted[key]) for key in ("D", "N", "T", "decay")}
+        takes = "binary" if notes.graph == "spike" else "code"
+        self.operands = {name: takes if name in notes.planes else "real" for name in self.layers}
         self.facts = {
-            "form": f"{noted['graph']} graph (ONNX), exported from {noted['source']}",
-            "neuron": {"type": noted["neuron"], **numbers},
-            "source_sha256": noted["source_sha256"],
-            "real_valued": json.loads(noted["real_valued"]),
+            "form": f"{notes.graph} graph (ONNX), exported from {notes.source}",
+            "neuron": {"type": notes.neuron, **{key: getattr(notes, key) for key in ("D", "N", "T", "decay")}},
+            "source_sha256": notes.source_sha256,
+            "real_valued": notes.real_valued,
         }
 
-    def _find_layers(self, graph: SpikeGraph, noted: dict[str, str]) -> dict[str, tuple[str, nn.Conv2d]]:
+    def _find_layers(self, graph: SpikeGraph, notes: Notes) -> dict[str, tuple[str, nn.Conv2d]]:
         """Return the tensor that enters each noted convolution, in codes, and the convolution's geometry."""
         codes = {graph.names[layer]: layer.codes for layer in graph.layers}
         shapes = {tensor.name: list(tensor.dims) for tensor in graph.model.graph.initializer}
-        names, spiking = json.loads(noted["grid"]), json.loads(noted["planes"])
-        factored = json.loads(noted.get("factored_weights", "{}"))
         found = {}
         for node in graph.model.graph.node:
             name = graph.name(node)
-            if node.op_type == "Conv" and name in names and name not in found:
+            if node.op_type == "Conv" and name in notes.grid and name not in found:
                 conv: Any = _geometry(node, shapes[node.input[1]])
-                conv.factored_weights = factored.get(name)
+                conv.factored_weights = notes.factored_weights.get(name)
                 found[name] = codes.get(name, node.input[0]), conv
-        missing = [name for name in spiking if noted["graph"] == "spike" and name not in codes]
-        missing += [name for name in names if name not in found]
+        missing = [name for name in notes.planes if notes.graph == "spike" and name not in codes]
+        missing += [name for name in notes.grid if name not in found]
         if missing:
             raise ValueError(
                 f"{self.file} is not the graph that was exported: {', '.join(missing[:3])} cannot be followed; "
                 f"see spikeyolo verify model={self.file}, and export it again"
             )
-        return {name: found[name] for name in names}  # in the network's order
+        return {name: found[name] for name in notes.grid}  # in the network's order
 
     def _forward(self, images: Batch, names: list[str]) -> dict[str, Tensor]:
         """Run a batch, filled up to the graph's size; return tensors of the images given."""

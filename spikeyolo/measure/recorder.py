@@ -136,7 +136,7 @@ class _Recorder:
     def _count(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
         neuron, x = self._source(inputs), inputs[0].detach()
         if isinstance(neuron, CodeNeuron):
-            D_N, N, T, codes = neuron.ceiling, neuron.N, neuron.T, x
+            D_N, N, T, codes = neuron.D_N, neuron.N, neuron.T, x
         elif isinstance(neuron, IBRALIF):
             D_N, N, T, codes = neuron.D_N, neuron.N, neuron.T, (x * neuron.N).round_() + neuron.rest
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,7 +98,7 @@ class LayerSpikes:
         )
 
     @classmethod
-    def attention(cls, name: str, T: int, shape: tuple[int, ...], dims: tuple[int, int, int]) -> LayerSpikes:
+    def attention(cls, name: str, T: int, shape: tuple[int, ...], dims: Sequence[int]) -> LayerSpikes:
         """Return the products of an attention: queries by keys, and the shares that they make by values.
 
         Args:

@@ -31,7 +31,6 @@ ANCHORS = {  # what is exchanged or relied upon: parameters that must be there, 
     "ultralytics.nn.modules.head:Detect.forward_head": ("self", "x", "box_head", "cls_head"),
     "ultralytics.nn.distill_model:DistillationModel.get_distill_layers": ("model",),
     "ultralytics.engine.exporter:Exporter.export_onnx": ("args", "kwargs"),
-    "ultralytics.engine.exporter:Exporter.get_int8_calibration_dataloader": ("self", "prefix"),
 }
 
 
@@ -51,9 +50,7 @@ def register(behind: str = "") -> None:
             steps = patched[module] = []
             try:
                 if module == "ultralytics.nn.tasks":
-                    _check_anchors("ultralytics.utils", "ultralytics.cfg", "ultralytics.nn")
-                if module == "ultralytics.engine.exporter":
-                    _check_anchors("ultralytics.engine")
+                    _check_anchors()
                 for name, function in functions.items():
                     steps.append(replace(name, ANCHORS[name], function))
                 if module == "ultralytics.nn.tasks":
@@ -68,10 +65,10 @@ def registered() -> bool:
     return "ultralytics.nn.tasks" in patched
 
 
-def _check_anchors(*modules: str) -> None:
-    """Look at all anchors within modules, those that are only relied upon included."""
+def _check_anchors() -> None:
+    """Look at all anchors, those that are only relied upon included; at the exporter's when it is patched."""
     for name, parameters in ANCHORS.items():
-        if name.startswith(modules):
+        if not name.startswith("ultralytics.engine"):
             anchor(name, parameters)
 
 

@@ -6,7 +6,6 @@ sum of convolutions of binary planes. All of it holds for any image.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from spikeyolo.graph.notes import digest
-from spikeyolo.graph.planes import scope
+from spikeyolo.graph.notes import Notes, digest
+from spikeyolo.graph.onnx_files import scope
 from spikeyolo.proof.intervals import SIGNIFICANT, Array, Graph, Values
 
 ACCUMULATING = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv"}
@@ -98,11 +97,11 @@ class SpikeGraph:
         self.planes: dict[Layer, int] = {}
         self.names: dict[Layer, str] = {}
         self.spiking = 0
-        self.metadata = {p.key: p.value for p in model.metadata_props}
+        self.notes = Notes.read(model)
         self._bits, self._codes = self._find_planes()
         self.attention = self._find_attention()
         self.checks = [self._known(), self._operands(), *self._sums()]
-        self.checks += [self._as_exported()] if "weights_sha256" in self.metadata else []
+        self.checks += [self._as_exported()] if self.notes.weights_sha256 else []
 
     def name(self, node: onnx.NodeProto) -> str:
         """Return the layer of a node (``LAYER/conv3`` takes its plane 3), else its own name or result."""
@@ -179,7 +178,7 @@ class SpikeGraph:
 
         Their operands are real values: they are excepted only where the exporter has noted them.
         """
-        noted = json.loads(self.metadata.get("attention", "{}"))
+        noted = self.notes.attention
         consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.model.graph.node:
             for name in node.input:
@@ -230,7 +229,7 @@ class SpikeGraph:
         excepted = [*stems.values(), *attention, *decoders]
         if not self.spiking:
             problems.insert(0, "no convolution takes spikes: this is no spike graph")
-            if self.metadata.get("graph") == "integer":
+            if self.notes.graph == "integer":
                 problems[0] = "this is the integer graph, its operands are codes; export with graph=spike"
         text = f"{self.spiking} of {total} convolutions take spikes, 0 or 1"
         return Check("operands", f"{text}; excepted: {', '.join(excepted) or 'none'}", problems)
@@ -348,20 +347,20 @@ class SpikeGraph:
     def _as_exported(self) -> Check:
         """Compare weights and planes with what the exporter noted."""
         problems = []
-        if digest(self.weights()) != self.metadata["weights_sha256"]:
+        if digest(self.weights()) != self.notes.weights_sha256:
             problems.append("weights or biases are not those that were exported (SHA-256 differs)")
-        if self.metadata.get("graph") == "spike":
-            noted: dict[str, int] = json.loads(self.metadata["planes"])
+        if self.notes.graph == "spike":
+            noted = self.notes.planes
             found = {self.names[layer]: planes for layer, planes in self.planes.items()}
             for name in sorted(noted.keys() | found.keys()):
                 if noted.get(name) != found.get(name):
                     problems.append(f"{name}: {found.get(name, 0)} planes, exported with {noted.get(name, 0)}")
-        return Check("origin", f"weights and planes as exported from {self.metadata.get('source') or '?'}", problems)
+        return Check("origin", f"weights and planes as exported from {self.notes.source or '?'}", problems)
 
     def weights(self) -> dict[str, list[Array]]:
         """Return weight and bias of the layers that the exporter noted, by layer."""
         found: dict[str, list[Array]] = {}
-        noted = json.loads(self.metadata.get("grid", "{}"))
+        noted = self.notes.grid
         for node in self.model.graph.node:  # of the planes' convolutions the last has the bias
             if node.op_type == "Conv" and self.name(node) in noted:
                 arrays = [self.graph.array(name) for name in node.input[1:]]

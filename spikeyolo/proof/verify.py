@@ -5,17 +5,17 @@ Static, for any image (`spikeyolo.proof.spike_graph`), then dynamic, on images: 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from spikeyolo.assets import find_weights
 from spikeyolo.data.images import Images
 from spikeyolo.files import sha256
+from spikeyolo.graph.notes import Notes
 from spikeyolo.graph.onnx_files import input_size, load, open_session
 from spikeyolo.proof.intervals import Array
 from spikeyolo.proof.spike_graph import Check, SpikeGraph
@@ -50,23 +50,23 @@ def verify(
         batches = list(Images.of_source(source, images).batches(batch, height, width))
         missing = batch - len(batches[-1])
         batches[-1] = np.concatenate([batches[-1], *[batches[-1][-1:]] * missing])  # fill the last batch
-    if checkpoint := _checkpoint(reference, path, graph.metadata):
-        torch_form = _deployed(checkpoint, json.loads(graph.metadata.get("kept_planes", "null")))
+    if checkpoint := _checkpoint(reference, path, graph.notes):
+        torch_form = _deployed(checkpoint, graph.notes.kept_planes)
         checks.append(_same_weights(graph, torch_form, checkpoint))
     yield from checks
     if runnable:
         yield from _compare(graph, batches, torch_form)
 
 
-def _checkpoint(reference: str | Path, model: Path, metadata: dict[str, str]) -> Path | None:
+def _checkpoint(reference: str | Path, model: Path, notes: Notes) -> Path | None:
     """Return the checkpoint to compare with, if there is one."""
     if reference:
         if not find_weights(reference).is_file():
             raise FileNotFoundError(f"reference={reference} does not exist")
         return Path(reference)
-    source, noted = metadata.get("source") or "none", metadata.get("source_sha256")
+    source = notes.source or "none"
     candidates = model.with_name(source), find_weights(source)  # beside it, or shipped
-    return next((file for file in candidates if noted and sha256(file) == noted), None)
+    return next((file for file in candidates if notes.source_sha256 and sha256(file) == notes.source_sha256), None)
 
 
 def _deployed(checkpoint: Path, planes: int | None) -> Any:
@@ -82,7 +82,7 @@ def _deployed(checkpoint: Path, planes: int | None) -> Any:
 
 
 def _same_weights(graph: SpikeGraph, torch_form: Any, checkpoint: Path | None) -> Check:
-    """Compare the weights in the graph with those of the reference, and give it the graph's trimmed planes."""
+    """Compare the weights in the graph with those of the reference."""
     form = torch_form.deployed
     ours, problems = graph.weights(), []
     if ours.keys() != form.convs.keys():
@@ -90,7 +90,6 @@ def _same_weights(graph: SpikeGraph, torch_form: Any, checkpoint: Path | None) -
             f"{checkpoint} is another network than the graph: {len(form.convs)} layers, of which "
             f"{len(ours.keys() & form.convs.keys())} are among the graph's {len(ours)}; give the exported checkpoint"
         )
-    trimmed = json.loads(graph.metadata.get("trimmed", "{}"))
     for name, conv in form.convs.items():
         theirs = [conv.weight.numpy(), conv.bias.numpy()]
         if [a.shape for a in theirs] != [a.shape for a in ours[name]]:
@@ -98,8 +97,6 @@ def _same_weights(graph: SpikeGraph, torch_form: Any, checkpoint: Path | None) -
         changed = sum(int((a != b).sum()) for a, b in zip(ours[name], theirs, strict=True))
         if changed:
             problems.append(f"{name}: {changed} weights or biases differ")
-        if name in trimmed:
-            form.neurons[name].ceiling = trimmed[name]
     return Check("weights", f"{len(form.convs)} layers have the weights of {checkpoint}, bit for bit", problems)
 
 
@@ -107,23 +104,21 @@ def _compare(graph: SpikeGraph, batches: list[Array], torch_form: Any) -> Iterat
     """Run the spike graph, its integer twin and PyTorch; compare the codes of every layer and the outputs."""
     codes = list(dict.fromkeys(layer.codes for layer in graph.layers))
     wanted = [output.name for output in graph.model.graph.output]
-    clipped = _clips(graph)
     twin = graph.twin()
     sessions = {
         "its integer twin": open_session(twin, codes, optimise=True),
         "itself run without optimisation": open_session(graph.model, codes, optimise=False),
     }
-    spike = open_session(graph.model, [*codes, *clipped], optimise=True)
+    spike = open_session(graph.model, codes, optimise=True)
     feed = spike.get_inputs()[0].name
     differing: dict[str, dict[str, int]] = {name: {} for name in [*sessions, *["PyTorch"] * (torch_form is not None)]}
     outputs = dict.fromkeys(differing, 0.0)
-    count = spikes = cut = 0
+    count = spikes = 0
     for batch in batches:
-        names = list(dict.fromkeys([*wanted, *codes, *clipped]))
+        names = list(dict.fromkeys([*wanted, *codes]))
         ours = dict(zip(names, spike.run(names, {feed: batch}), strict=True))
         count += sum(ours[name].size for name in codes)
         spikes += sum(int(np.bitwise_count(ours[name].astype(np.uint32)).sum()) for name in codes)
-        cut += sum(clip.count(ours[name]) for name, clip in clipped.items())
         for who, session in sessions.items():
             names = [*wanted, *codes]
             theirs = dict(zip(names, session.run(names, {feed: batch}), strict=True))
@@ -143,9 +138,6 @@ def _compare(graph: SpikeGraph, batches: list[Array], torch_form: Any) -> Iterat
     largest = max(outputs.values())
     yield Check("outputs", f"boxes and scores agree within {largest:.1e} (tolerance {TOLERANCE:g})", far)
     yield Check("spikes", f"{spikes / count:.3f} per code and timestep {pictures} ({spikes:,} in all)")
-    if clipped:
-        trimmed = len(json.loads(graph.metadata["trimmed"]))
-        yield Check("trim", f"{cut:,} of {count:,} codes are clipped {pictures}: {trimmed} layers have trimmed planes")
 
 
 def _differences(graph: SpikeGraph, ours: dict[str, Array], theirs: dict[str, Array], total: dict[str, int]) -> None:
@@ -171,28 +163,3 @@ def _run_torch(graph: SpikeGraph, model: Any, batch: Array) -> tuple[dict[str, A
     output, found = emitted_codes(model, torch.from_numpy(batch))
     decoded = output[0] if isinstance(output, tuple) else output
     return {names[name]: codes.numpy() for name, codes in found if name in names}, decoded.numpy()
-
-
-class _Clip(NamedTuple):
-    """How a trimmed neuron makes codes of potentials, and the largest code left."""
-
-    limit: int
-    scale: float
-    rest: int
-
-    def count(self, potentials: Array) -> int:
-        """Return how many codes of potentials are clipped."""
-        return int((np.rint(potentials * np.float32(self.scale)) + self.rest > self.limit).sum())
-
-
-def _clips(graph: SpikeGraph) -> dict[str, _Clip]:
-    """Return the potentials that trimmed neurons clip."""
-    noted = {key: json.loads(graph.metadata.get(key, "{}")) for key in ("trimmed", "ranges", "unit")}
-    found: dict[str, _Clip] = {}
-    for layer in graph.layers:
-        name = graph.names[layer]
-        if name in noted["trimmed"]:
-            _, N, rest = noted["ranges"][name]
-            clip = _Clip(noted["trimmed"][name], N / noted["unit"], rest)
-            found |= dict.fromkeys(graph.potentials(layer), clip)
-    return found

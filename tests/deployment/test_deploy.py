@@ -1,5 +1,4 @@
 import copy
-import math
 
 import numpy as np
 import pytest
@@ -12,10 +11,8 @@ from ultralytics import YOLO
 
 import spikeyolo
 from spikeyolo.deployment import grids, transform
-from spikeyolo.deployment.form import emitted_codes
 from spikeyolo.deployment.layers import CodeNeuron, FixedPointConv, PixelConv, PlaneConv
 from spikeyolo.deployment.transform import deploy
-from spikeyolo.deployment.trim import trim
 from spikeyolo.neurons.coding import to_planes
 from spikeyolo.neurons.integer import IBRALIF
 
@@ -213,32 +210,6 @@ def test_it_says_what_is_lost_where_the_bound_cannot_be_met(photos, tmp_path, ca
     assert set(form.grids.values()) == {transform.FINEST_GRID}  # accuracy is not given up as well
     assert "can exceed what float32 holds exactly" in caplog.text
     assert "Lost: the guarantee that every runtime emits the same codes" in caplog.text
-
-
-def test_trimming_leaves_out_what_is_never_used(photos, tmp_path):
-    model = calibrated(write_small(tmp_path / "small.yaml", {"type": "ib-lif", "D": 511, "N": 1}), photos)
-    whole, cut = deploy(model), deploy(model)
-    batches = [*photos[:4, None], torch.ones_like(photos[:1])]  # the fifth only counts
-    done = trim(cut, batches)
-    largest = {}
-    for batch in batches[:4]:
-        for name, codes in emitted_codes(whole, batch)[1]:
-            largest[name] = max(largest.get(name, 1), int(codes.max()))
-    assert cut.deployed.planes == {name: math.floor(math.log2(k)) + 1 for name, k in largest.items()}
-    assert done.planes == 9 * len(largest) - sum(cut.deployed.planes.values()) > 0
-    assert (done.calibrated, done.held_out) == (4, 1)
-    limits = {name: 2**planes - 1 for name, planes in cut.deployed.planes.items()}
-    counted = emitted_codes(whole, batches[4])[1]
-    assert done.clipped == sum(int((codes > limits[name]).sum()) for name, codes in counted)
-    assert done.codes == sum(codes.numel() for _, codes in counted)
-    with torch.no_grad():  # what calibrated is not touched
-        assert torch.equal(whole(photos[:4])[0], cut(photos[:4])[0])
-    assert all(codes.max() <= limits[name] for name, codes in emitted_codes(cut, batches[4])[1])
-
-
-def test_trimming_needs_images():
-    with pytest.raises(ValueError, match="at least one image"):
-        trim(deploy(YOLO(PICO)), [])
 
 
 def small(tmp_path, backbone):

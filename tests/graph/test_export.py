@@ -228,18 +228,6 @@ def test_the_nms_free_head_exports(photos, tmp_path):
     assert np.array_equal(*outputs)
 
 
-def test_trim(photos, digits, tmp_path, caplog):
-    path = save(photos, tmp_path, {"type": "ib-lif", "D": 511, "N": 1})
-    file = export_to(path, "trimmed", trim=True, data=str(digits))
-    planes = json.loads(metadata(file)["planes"])
-    assert len(set(planes.values())) > 1
-    assert max(planes.values()) < 9
-    assert {name: 2**count - 1 for name, count in planes.items()} == json.loads(metadata(file)["trimmed"])
-    assert len(convolutions(onnx.load(file))) == 1 + sum(planes.values())
-    assert f"trimmed {9 * 23 - sum(planes.values())} planes that 7 batches never use; on 1 others" in caplog.text
-    assert json.loads(metadata(export_to(path, "whole"))["trimmed"]) == {}
-
-
 @pytest.mark.slow
 def test_stock_ultralytics_predicts_and_validates(trained, digits, tmp_path):
     path = tmp_path / "best.pt"
@@ -283,13 +271,10 @@ def test_the_benchmark_runs(trained, digits, tmp_path, monkeypatch):
         ({"half": True}, r"quantize=16 \(half, int8\) cannot hold the potentials"),
         ({"int8": True}, r"quantize=8 \(half, int8\) cannot hold the potentials"),
         ({"opset": 17}, "opset=17 has no BitwiseAnd; use opset=18 or newer, or graph=integer"),
-        ({"trim": True}, "trim=True needs images to calibrate on: add data="),
-        ({"trim": "some"}, "trim must be True or False, got trim=some"),
-        ({"trim": True, "format": "torchscript"}, "trim=True needs format=onnx"),
+        ({"planes": 4, "format": "torchscript"}, "planes=4 needs format=onnx"),
         ({"planes": 0}, "planes must be a whole number from 1 to 16, got planes=0"),
         ({"planes": 17}, "got planes=17"),
         ({"planes": "four"}, "got planes='four'"),
-        ({"planes": 4, "format": "torchscript"}, "planes=4 needs format=onnx"),
     ],
     ids=str,
 )

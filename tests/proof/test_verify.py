@@ -326,16 +326,6 @@ def test_a_graph_that_lies_about_its_checkpoint_is_caught(folder, photos, tmp_pa
     assert found["planes"] == found["operands"] == []
 
 
-def test_trimmed_planes_are_counted(folder, photos, digits, tmp_path, spikeyolo):
-    neuron = {"type": "ib-lif", "D": 511, "N": 1}
-    calibrated(write_small(tmp_path / "small.yaml", neuron), photos / 2).save(tmp_path / "small.pt")
-    data = str(digits)
-    YOLO(tmp_path / "small.pt").export(format="onnx", imgsz=64, trim=True, data=data, fraction=0.4)
-    code, out, error = spikeyolo(model=tmp_path / "small.onnx", source=folder / "images")
-    assert code == 0, out + error
-    assert "codes are clipped on 2 images: 23 layers have trimmed planes" in out
-
-
 @pytest.mark.parametrize("neuron", [IBRA, {"type": "ar-lif", "planes": 5}])
 def test_dropped_planes_are_proven_against_the_checkpoint(neuron, folder, photos, tmp_path, spikeyolo):
     calibrated(write_small(tmp_path / "small.yaml", neuron), photos).save(tmp_path / "small.pt")
