@@ -14,6 +14,7 @@ def _folder(name: str) -> Path:
 
 CFG_DIR, WEIGHTS_DIR = _folder("cfg"), _folder("weights")
 ARCHITECTURE = CFG_DIR / "models" / "spikeyolo.yaml"
+FORMER_WEIGHTS = {"arlif-spikeyolo-p.pt": "potlif-spikeyolo-p.pt"}
 CLIP = WEIGHTS_DIR / "photo-digits.mp4"
 
 
@@ -27,10 +28,11 @@ def find_cfg(name: str) -> Path | None:
 def find_weights(file: str | Path) -> Path:
     """Return the file that a path means: our weights if it is their bare name and there is no such file, else itself.
 
-    What is made from shipped weights (an exported graph) belongs beside the bare name: into the current folder.
+    Weights that were renamed answer to their former name as well. What is made from shipped weights (an exported graph)
+    belongs beside the bare name: into the current folder.
     """
     file = Path(file)
-    shipped = WEIGHTS_DIR / file.name
+    shipped = WEIGHTS_DIR / FORMER_WEIGHTS.get(file.name, file.name)
     return (
         shipped if file.name == str(file) and file.suffix == ".pt" and not file.exists() and shipped.is_file() else file
     )

@@ -12,7 +12,7 @@ from spikeyolo.assets import CLIP, WEIGHTS_DIR, find_weights
 from spikeyolo.files import sha256
 from spikeyolo.proof.verify import verify
 
-NAMES = [f"{neuron}-spikeyolo-p" for neuron in ("ibra", "arlif", "ilif", "lif", "relu", "silu")]
+NAMES = [f"{neuron}-spikeyolo-p" for neuron in ("ibra", "potlif", "ilif", "lif", "relu", "silu")]
 SHIPPED = "ibra-spikeyolo-p.pt"
 
 
@@ -74,8 +74,8 @@ def test_the_tables_are_those_of_the_cards():
 
 
 # With few levels, the rounding noise of other convolution kernels turns into flips: without oneDNN I-LIF moved
-# by 0.11 points of mAP50-95, LIF by 0.27, AR-LIF by 0.06, IBRA-LIF by 0.02, the relu twin not at all.
-TOLERANCES = {"arlif": 3e-3, "ilif": 5e-3, "lif": 1e-2}
+# by 0.11 points of mAP50-95, LIF by 0.27, PoT-LIF by 0.06, IBRA-LIF by 0.02, the relu twin not at all.
+TOLERANCES = {"potlif": 3e-3, "ilif": 5e-3, "lif": 1e-2}
 
 
 @pytest.mark.slow

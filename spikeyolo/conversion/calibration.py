@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.neurons.integer import IBRALIF, neurons_of
 
 BITS = 8
 PAPER_D = 5.11  # one range for all neurons
@@ -69,15 +70,11 @@ def observe(
 
         return hook
 
-    neurons = {name: module for name, module in layers.named_modules() if isinstance(module, IBRALIF)}
-    hooks = [neuron.register_forward_hook(look(name)) for name, neuron in neurons.items()]
-    try:
-        with torch.no_grad():
-            for batch in images:
-                run(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name, neuron in neurons_of(layers).items():
+            hooks.enter_context(neuron.register_forward_hook(look(name)))
+        for batch in images:
+            run(batch)
     return {name: Potentials(*ends[name], torch.cat(found[name]).numpy()) for name in found}
 
 

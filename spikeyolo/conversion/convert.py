@@ -22,7 +22,7 @@ from spikeyolo.data.images import Images
 from spikeyolo.files import sha256, whole_folder
 from spikeyolo.network.checkpoints import free_file, open_detector, save_checkpoint, validate
 from spikeyolo.network.real_valued import real_valued
-from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.neurons.integer import neurons_of
 from spikeyolo.processor import use_all_cores
 
 
@@ -149,10 +149,9 @@ def _write(folder: Path, done: Converted, about: dict[str, Any]) -> None:
 
 def summary(done: Converted) -> str:
     """Return what was done, and the mAP before and after."""
-    neurons = [m for m in done.model.modules() if isinstance(m, IBRALIF)]
-    widths = sorted(neuron.D for neuron in neurons)
+    widths = sorted(neuron.D for neuron in neurons_of(done.model).values())
     lines = [
-        f"{len(neurons)} neurons, {done.ranges}",
+        f"{len(widths)} neurons, {done.ranges}",
         f"ranges from {done.images}: D {widths[0]:.3g} to {widths[-1]:.3g}",
         f"real-valued: {'; '.join(done.real_valued)}",
         "",

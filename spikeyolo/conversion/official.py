@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from ultralytics.utils import YAML
 from spikeyolo.assets import ARCHITECTURE
 from spikeyolo.files import sha256
 from spikeyolo.network.checkpoints import free_file, save_checkpoint
-from spikeyolo.network.names import PREFIXES
+from spikeyolo.network.names import neuron_named
 from spikeyolo.network.parser import parse_model
 from spikeyolo.neurons.config import NeuronConfig
 from spikeyolo.records import Record, modules, read_checkpoint, state_dict
@@ -76,7 +76,7 @@ def import_checkpoint(model: str | Path, *, neuron: str = "", project: str | Pat
 
     Args:
         model: The official checkpoint (.pt).
-        neuron: First part of a model's name (ibra, arlif, ilif, lif, ib, relu, silu): the same weights with other
+        neuron: First part of a model's name (ibra, potlif, ilif, lif, ib, relu, silu): the same weights with other
             neurons, to train on from there. The one that it was trained with by default, which gives the same outputs.
         project: Folder to write to; ``runs/import`` of Ultralytics by default.
         name: Name of the file to write, without suffix; that of the model by default. A number is added if it exists.
@@ -85,22 +85,21 @@ def import_checkpoint(model: str | Path, *, neuron: str = "", project: str | Pat
         OSError: If the file cannot be read, or nothing can be written.
         ValueError: If it is no checkpoint of a SpikeYOLO; names the file and what is wrong.
     """
-    if neuron and neuron not in PREFIXES:
-        raise ValueError(f"unknown neuron {neuron!r}; neuron= is one of {', '.join(PREFIXES)}")
+    other = neuron_named(neuron, where="neuron=") if neuron else None
     file = Path(model)
     if not str(model) or not file.is_file():
         raise FileNotFoundError(f"model={model} does not exist; give an official SpikeYOLO checkpoint (.pt)")
     checkpoint = read_checkpoint(file)
     try:
         found = _find_network(checkpoint)
-        network, trained = _rebuild(found, neuron)
+        network, trained = _rebuild(found, other)
     except (ValueError, TypeError) as e:
         raise ValueError(f"{file}: {e}") from e
     given = checkpoint.get("train_args")
     known = {"data": str, "imgsz": int}
     arguments = {k: given[k] for k in known if isinstance(given, dict) and isinstance(given.get(k), known[k])}
     stem = name or f"{file.stem}{f'-{neuron}' if neuron else ''}"
-    about = {"imported": {"file": file.name, "sha256": sha256(file), "trained_with": vars(trained)}}
+    about = {"imported": {"file": file.name, "sha256": sha256(file), "trained_with": trained.to_mapping()}}
     target = free_file(stem, project=project, folder="import")
     save_checkpoint(network, target, train_args=arguments, about=about)
     return Imported(target, network, trained, NeuronConfig.from_mapping(network.yaml["neuron"]))
@@ -125,17 +124,19 @@ def _find_network(checkpoint: object) -> Record:
     return network
 
 
-def _rebuild(network: Record, neuron: str) -> tuple[Any, NeuronConfig]:
-    """Build and load our network of a recorded one; return it and the neuron that it was trained with."""
+def _rebuild(network: Record, other: NeuronConfig | None) -> tuple[Any, NeuronConfig]:
+    """Build and load our network of a recorded one, with other neurons if asked for.
+
+    Returns:
+        The network, and the neuron that it was trained with.
+    """
     parts = modules(network)
     trained = _neuron_of(parts)
     config = trained
-    if neuron:
-        preset = NeuronConfig.preset(PREFIXES[neuron])
-        same = {"T": trained.T, "decay": trained.decay} if preset.spiking else {}
-        config = NeuronConfig(**{**vars(preset), **same})
-        if not preset.spiking and trained.T > 1:
-            raise ValueError(f"was trained with T={trained.T} timesteps, an ANN has none; drop neuron={neuron}")
+    if other is not None:
+        config = replace(other, T=trained.T, decay=trained.decay) if other.spiking else other
+        if not other.spiking and trained.T > 1:
+            raise ValueError(f"was trained with T={trained.T} timesteps, an ANN has none; drop neuron={other.type}")
     ours: Any = _from_tensors(state_dict(network), config)
     _compare_layers(parts, ours)
     names, yaml = network.attributes.get("names"), network.attributes.get("yaml")
@@ -157,10 +158,10 @@ def _neuron_of(parts: Mapping[str, Record]) -> NeuronConfig:
     D = {int(match[1]) for part in parts.values() if (match := re.fullmatch(r"MultiSpike(\d+)", part.name))}
     if len(T) != 1 or len(D) != 1 or None in T:
         raise ValueError(f"has no common number of timesteps and levels: T in {T or '{}'}, D in {D or '{}'}")
-    numbers: dict[str, Any] = {"T": T.pop(), "D": D.pop()}
-    if isinstance(numbers["T"], int) and numbers["T"] > MAX_T:
-        raise ValueError(f"has T={numbers['T']} timesteps, more than {MAX_T} are refused")
-    return NeuronConfig(**{**vars(OFFICIAL), **numbers})
+    steps: Any = T.pop()
+    if isinstance(steps, int) and steps > MAX_T:
+        raise ValueError(f"has T={steps} timesteps, more than {MAX_T} are refused")
+    return replace(OFFICIAL, T=steps, numbers={**OFFICIAL.numbers, "D": D.pop()})
 
 
 def _compare_layers(parts: Mapping[str, Record], ours: DetectionModel) -> None:
@@ -192,7 +193,7 @@ def from_official_state_dict(state_dict: Mapping[str, Tensor], *, T: int = 1) ->
     Raises:
         ValueError: If names or shapes are not those of a SpikeYOLO.
     """
-    return _from_tensors(state_dict, NeuronConfig(**{**vars(OFFICIAL), "T": T}))
+    return _from_tensors(state_dict, replace(OFFICIAL, T=T))
 
 
 def _from_tensors(state_dict: Mapping[str, Tensor], neuron: NeuronConfig) -> DetectionModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from spikeyolo.network.insertion import insert_neurons
 from spikeyolo.neurons.config import NeuronConfig
-from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.neurons.integer import neurons_of
 from spikeyolo.neurons.twins import ReLU, SiLU
 
 
@@ -37,7 +38,7 @@ class SpikingTwin:
             raise ValueError("this model has spiking neurons already; give an ANN such as relu-spikeyolo-p.pt")
         self.activation = "silu" if was is not None and was.type == "silu" else None
         self.replaced = torch.relu if was is not None and was.type == "relu" else nn.Identity()
-        config = NeuronConfig(type="ibra-lif", D=5.11, N=100, activation=self.activation)
+        config = replace(NeuronConfig.preset("ibra-lif"), activation=self.activation)
         if was is None:
             insert_neurons(self.network.model, config)
         else:
@@ -45,13 +46,13 @@ class SpikingTwin:
                 for key, child in list(parent.named_children()):
                     if isinstance(child, (ReLU, SiLU)):
                         setattr(parent, key, config())
-        if not any(isinstance(module, IBRALIF) for module in self.network.modules()):
+        if not neurons_of(self.network):
             raise ValueError("this model has no activation that a neuron could replace; train its ANN again")
 
     def set_ranges(self, ranges: Mapping[str, list[float]]) -> None:
         """Give each neuron its [D, N, rest], and note them in the YAML, of which training builds the network again."""
         NeuronConfig(type="ibra-lif", ranges=ranges).set_ranges(self.network.model)
         (D, N, rest), *others = {tuple(numbers) for numbers in ranges.values()}
-        numbers: dict[str, Any] = {"ranges": dict(ranges)} if others or rest else {"D": D, "N": N}
-        config = NeuronConfig(type="ibra-lif", activation=self.activation, **numbers)
+        own: dict[str, Any] = {"ranges": dict(ranges)} if others or rest else {"numbers": {"D": D, "N": N}}
+        config = NeuronConfig(type="ibra-lif", activation=self.activation, **own)
         self.network.yaml = {**self.network.yaml, "neuron": config.to_mapping()}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spikeyolo.deployment.layers import (
-    CodeNeuron,
-    FixedPointConv,
-)
+from spikeyolo.deployment.layers import CodeNeuron, FixedPointConv
+from spikeyolo.neurons.integer import IBRALIF
 
 
 @dataclass
@@ -41,6 +41,16 @@ class DeployForm:
         return {name: conv.grid for name, conv in self.convs.items()}
 
 
+def _keep(emitted: list[tuple[str, Tensor]], name: str, neuron: nn.Module, inputs: Any, codes: Tensor) -> None:
+    """Remember the codes of a neuron; a forward hook."""
+    emitted.append((name, codes))
+
+
+def has_neurons(network: nn.Module) -> bool:
+    """Return whether a network is spiking, trained or in deploy form."""
+    return any(isinstance(module, (IBRALIF, CodeNeuron)) for module in network.modules())
+
+
 def form_of(model: nn.Module) -> DeployForm:
     """Return what was done to a network; TypeError if it is not in deploy form."""
     form = getattr(model, "deployed", None)
@@ -51,20 +61,8 @@ def form_of(model: nn.Module) -> DeployForm:
 
 def emitted_codes(model: nn.Module, images: Tensor) -> tuple[Any, list[tuple[str, Tensor]]]:
     """Run a network in deploy form; return its output and the codes that enter each convolution, by its name."""
-    form = form_of(model)
-    found: list[tuple[str, Tensor]] = []
-
-    def remember(name: str):
-        def hook(neuron: nn.Module, inputs: Any, codes: Tensor) -> None:
-            found.append((name, codes))
-
-        return hook
-
-    hooks = [neuron.register_forward_hook(remember(name)) for name, neuron in form.neurons.items()]
-    try:
-        with torch.no_grad():
-            output = model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return output, found
+    emitted: list[tuple[str, Tensor]] = []
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name, neuron in form_of(model).neurons.items():
+            hooks.enter_context(neuron.register_forward_hook(functools.partial(_keep, emitted, name)))
+        return model(images), emitted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any, NamedTuple
 
@@ -101,13 +102,11 @@ def _potentials(model: Any) -> _Potentials:
     hooks = [conv.register_forward_hook(give_bounds(name)) for name, conv in form.convs.items()]
     hooks += [neuron.register_forward_pre_hook(read) for neuron in form.neurons.values()]
     hooks += [m.register_forward_hook(pass_on) for m in model.modules() if isinstance(m, GridActivation)]
-    try:
-        with torch.enable_grad():
-            for marker in markers.values():
-                marker.requires_grad_(True)
-            size = 2 * int(model.stride.max())
-            model(torch.zeros(1, model.yaml.get("channels", 3), size, size, device=first.device))
-    finally:
+    with contextlib.ExitStack() as stack, torch.enable_grad():
         for hook in hooks:
-            hook.remove()
+            stack.enter_context(hook)  # which removes it
+        for marker in markers.values():
+            marker.requires_grad_(True)
+        size = 2 * int(model.stride.max())
+        model(torch.zeros(1, model.yaml.get("channels", 3), size, size, device=first.device))
     return found

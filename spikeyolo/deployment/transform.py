@@ -25,7 +25,7 @@ from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils import LOGGER
 
 from spikeyolo.blocks.conv import SpikeConv, SpikeEncoder
-from spikeyolo.deployment.form import DeployForm, form_of
+from spikeyolo.deployment.form import DeployForm, form_of, has_neurons
 from spikeyolo.deployment.grids import COARSEST_GRID, SIGNIFICANT_BITS, choose_grids
 from spikeyolo.deployment.layers import (
     FINEST_GRID,
@@ -38,7 +38,7 @@ from spikeyolo.deployment.layers import (
     Widen,
 )
 from spikeyolo.network.insertion import ACTIVATIONS
-from spikeyolo.neurons.integer import IBRALIF, neuron_in
+from spikeyolo.neurons.integer import IBRALIF, neuron_in, neurons_of
 from spikeyolo.neurons.ranges import check_planes, check_tracked
 from spikeyolo.neurons.twins import SiLU
 
@@ -69,7 +69,7 @@ def deploy(model: nn.Module, *, graph: str = "integer", planes: int | None = Non
     network = model.model if isinstance(model, Model) else model
     if not isinstance(network, BaseModel):
         raise TypeError(f"deploy takes a YOLO model with a spiking network, got {type(network).__name__}")
-    if not any(isinstance(m, (IBRALIF, CodeNeuron)) for m in network.modules()):
+    if not has_neurons(network):
         raise ValueError(
             "this model has no spiking neuron, so there is nothing to deploy as spikes; train one with a "
             "neuron such as ibra-lif (model=ibra-spikeyolo-n.yaml), or export the model without graph="
@@ -109,12 +109,11 @@ def _keep_planes(network: nn.Module, planes: int) -> None:
     check_planes(planes)
     if hasattr(network, "deployed"):
         raise ValueError(f"planes={planes} comes too late: this network is in deploy form; give the trained one")
-    for name, module in network.named_modules():
-        if isinstance(module, IBRALIF):
-            try:
-                module.keep_planes(planes)
-            except ValueError as e:
-                raise ValueError(f"{name}: {e}") from e
+    for name, neuron in neurons_of(network).items():
+        try:
+            neuron.keep_planes(planes)
+        except ValueError as e:
+            raise ValueError(f"{name}: {e}") from e
 
 
 def pairs(model: nn.Module) -> list[tuple[str, nn.Module, str, IBRALIF | None]]:

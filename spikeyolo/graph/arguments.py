@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from spikeyolo.deployment.layers import CodeNeuron
+from spikeyolo.deployment.form import has_neurons
 from spikeyolo.deployment.transform import GRAPHS
-from spikeyolo.neurons.integer import IBRALIF
 from spikeyolo.neurons.ranges import check_planes, check_tracked
 
 EXPORT_ARGUMENTS = ("graph", "planes")  # what yolo export takes in addition
@@ -28,10 +27,10 @@ def check_arguments(exporter: Any) -> None:
         check_planes(args.planes)
     if given and args.format != "onnx":
         raise ValueError(f"{' '.join(given)} needs format=onnx, got format={args.format}")
-    if given and not has_neurons(exporter):
+    if given and not has_neurons(exporter.model):
         raise ValueError(f"{' '.join(given)} needs a model with spiking neurons, this one has none; leave it away")
     check_tracked(exporter.model)
-    if not is_ours(exporter):
+    if not writes_graph(exporter):
         return
     if getattr(args, "quantize", None) not in (None, 32):
         raise ValueError(
@@ -42,10 +41,6 @@ def check_arguments(exporter: Any) -> None:
         raise ValueError(f"opset={args.opset} has no BitwiseAnd; use opset={OPSET} or newer, or graph=integer")
 
 
-def is_ours(exporter: Any) -> bool:
+def writes_graph(exporter: Any) -> bool:
     """Return whether this export writes a spike or integer graph."""
-    return exporter.args.format == "onnx" and has_neurons(exporter)
-
-
-def has_neurons(exporter: Any) -> bool:
-    return any(isinstance(m, (IBRALIF, CodeNeuron)) for m in exporter.model.modules())
+    return exporter.args.format == "onnx" and has_neurons(exporter.model)

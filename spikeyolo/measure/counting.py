@@ -27,7 +27,7 @@ from spikeyolo.measure.recorder import record_spikes
 from spikeyolo.measure.spikes import LayerSpikes, Recording
 from spikeyolo.network.checkpoints import open_detector, validate
 from spikeyolo.network.real_valued import real_valued
-from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.neurons.integer import neurons_of
 from spikeyolo.processor import use_all_cores
 from spikeyolo.proof.spike_graph import SpikeGraph
 
@@ -114,7 +114,7 @@ class _Checkpoint(CountedModel):
         super().__init__(file)
         self.yolo = open_detector(file)
         network: Any = self.yolo.model
-        self.spiking = any(isinstance(m, IBRALIF) for m in network.modules())
+        self.spiking = bool(neurons_of(network))
         about: Any = network.yaml
         neuron = dict((about or {}).get("neuron") or {})
         neuron.pop("ranges", None)
@@ -146,13 +146,11 @@ class _Checkpoint(CountedModel):
         def keep(module: nn.Module, inputs: Any, codes: Any) -> None:
             found.append(codes)
 
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, torch.no_grad():
             if layer:
-                neuron: nn.Module = form_of(self.network).neurons[layer]
-                stack.callback(neuron.register_forward_hook(keep).remove)
+                stack.enter_context(form_of(self.network).neurons[layer].register_forward_hook(keep))
             recording = stack.enter_context(record_spikes(self.network))
-            with torch.no_grad():
-                outputs = self.network(torch.from_numpy(images).to(self.device))
+            outputs = self.network(torch.from_numpy(images).to(self.device))
         self.recording.uncounted |= recording.uncounted
         # The codes of the integer graph: the planes of the spike graph are their bits.
         layers = {n: replace(a, operand="binary") if a.spiking else a for n, a in recording.layers.items()}

@@ -7,7 +7,6 @@ import functools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +50,12 @@ def record_spikes(model: Any) -> Iterator[Recording]:
             "an exported file is counted by: spikeyolo report model=FILE source=IMAGES"
         )
     recorder = _Recorder(network, of_yolo)
+    warmup = AutoBackend.warmup
     with contextlib.ExitStack() as stack:
-        for register, hook in (
-            (register_module_forward_pre_hook, recorder.enter),
-            (register_module_forward_hook, recorder.leave),
-        ):
-            stack.callback(register(hook).remove)
-        stack.enter_context(patch.object(AutoBackend, "warmup", recorder.without(AutoBackend.warmup)))
+        stack.enter_context(register_module_forward_pre_hook(recorder.enter))
+        stack.enter_context(register_module_forward_hook(recorder.leave))
+        stack.callback(setattr, AutoBackend, "warmup", warmup)
+        AutoBackend.warmup = recorder.without(warmup)
         yield recorder.recording
 
 

@@ -7,21 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ultralytics.utils import YAML
+from ultralytics.utils import LOGGER, YAML
 
 from spikeyolo.assets import ARCHITECTURE
 from spikeyolo.network.rows import BLOCKS
-from spikeyolo.neurons.config import NeuronConfig
+from spikeyolo.neurons.config import FORMER_TYPES, TYPES, NeuronConfig
 
-PREFIXES = {  # first part of a model's name: the neuron in the one architecture file
-    "ibra": "ibra-lif",
-    "lif": "lif",
-    "ilif": "i-lif",
-    "ib": "ib-lif",
-    "arlif": "ar-lif",
-    "relu": "relu",
-    "silu": "silu",
-}
+PREFIXES = {kind.prefix: name for name, kind in TYPES.items()}  # first part of a model's name: the neuron
+FORMER_PREFIXES = {"arlif": "potlif"}
 
 
 def load_yaml(path: str | Path) -> dict[str, Any] | None:
@@ -44,15 +37,14 @@ def load_yaml(path: str | Path) -> dict[str, Any] | None:
     elif name and path.suffix in {".yaml", ".yml"} and path.name == str(path):
         d, wanted = YAML.load(str(ARCHITECTURE)), name["scale"] or ""
         if name["neuron"]:
-            if name["neuron"] not in PREFIXES:
-                raise ValueError(f"{path}: unknown neuron {name['neuron']!r}; names begin with {', '.join(PREFIXES)}")
-            d["neuron"] = NeuronConfig.preset(PREFIXES[name["neuron"]]).to_mapping()
+            d["neuron"] = neuron_named(name["neuron"], where=str(path)).to_mapping()
     elif (base := re.fullmatch(r"(.+)-(\w+)", path.stem)) and path.with_name(base[1] + path.suffix).is_file():
         d, wanted = YAML.load(str(path.with_name(base[1] + path.suffix))), base[2]
     else:
         return None
-    if not is_spiking_yaml(d):
+    if not is_our_yaml(d):
         return None
+    use_present_names(d)
     d["yaml_file"] = str(path)
     tail = path.stem.rsplit("-", 1)[-1]
     d["scale"] = wanted or d.get("scale") or (tail if tail in (d.get("scales") or {}) else "")
@@ -60,7 +52,34 @@ def load_yaml(path: str | Path) -> dict[str, Any] | None:
     return d
 
 
-def is_spiking_yaml(d: object) -> bool:
+def neuron_named(prefix: str, *, where: str) -> NeuronConfig:
+    """Return the usual neuron of models whose name begins so.
+
+    Args:
+        prefix: First part of a model's name.
+        where: What says it, for the error.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if present := FORMER_PREFIXES.get(prefix):
+        LOGGER.info(f"{where}: {prefix} is called {present} now (docs/neuron.md)")
+        prefix = present
+    if prefix not in PREFIXES:
+        raise ValueError(f"{where}: unknown neuron {prefix!r}; it is one of {', '.join(PREFIXES)}")
+    return NeuronConfig.preset(PREFIXES[prefix])
+
+
+def use_present_names(d: Mapping[str, Any]) -> None:
+    """Let a model dictionary that calls its neuron by a former name use the present one, in place, and say so."""
+    neuron = d.get("neuron")
+    former = str(neuron.get("type")) if isinstance(neuron, dict) else ""
+    if isinstance(neuron, dict) and former in FORMER_TYPES:
+        LOGGER.info(f"neuron type {former} is called {FORMER_TYPES[former]} now (docs/neuron.md)")
+        neuron["type"] = FORMER_TYPES[former]
+
+
+def is_our_yaml(d: object) -> bool:
     """Return whether a model dictionary is ours: it has ``neuron:`` or names one of our blocks."""
     return isinstance(d, Mapping) and ("neuron" in d or has_our_rows(d))
 

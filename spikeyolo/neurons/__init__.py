@@ -3,24 +3,13 @@
 This is a door: checkpoints name its classes by this address, so that they can move between the files of this folder.
 """
 
-from spikeyolo.neurons.aligned import ARLIF
-from spikeyolo.neurons.config import SPIKING, NeuronConfig
-from spikeyolo.neurons.integer import IBRALIF, neuron_in
+from spikeyolo.neurons.aligned import PoTLIF
+from spikeyolo.neurons.config import NeuronConfig
+from spikeyolo.neurons.integer import IBRALIF
 from spikeyolo.neurons.ranges import LearnedRange, TrackedRange
-from spikeyolo.neurons.twins import TWINS, ReLU, SiLU
+from spikeyolo.neurons.twins import ReLU, SiLU
 
-__all__ = [
-    "ARLIF",
-    "IBRALIF",
-    "SPIKING",
-    "TWINS",
-    "LearnedRange",
-    "NeuronConfig",
-    "ReLU",
-    "SiLU",
-    "TrackedRange",
-    "neuron_in",
-]
+__all__ = ["IBRALIF", "LearnedRange", "NeuronConfig", "PoTLIF", "ReLU", "SiLU", "TrackedRange"]
 
-for cls in (IBRALIF, ARLIF, TrackedRange, LearnedRange, ReLU, SiLU):
+for cls in (IBRALIF, PoTLIF, TrackedRange, LearnedRange, ReLU, SiLU):
     cls.__module__ = __name__

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spikeyolo.neurons.equations import DECAY, fire, simulate
-from spikeyolo.neurons.integer import IBRALIF, check_numbers, check_time
+from spikeyolo.neurons.equations import DECAY, Dynamics, fire, simulate
+from spikeyolo.neurons.integer import IBRALIF, check_time
 from spikeyolo.neurons.ranges import LearnedRange, TrackedRange, strided_sample
 
 RANGES = {"tracked": TrackedRange, "learned": LearnedRange}
 
 
-class ARLIF(IBRALIF):
+class PoTLIF(IBRALIF):
     """IBRA-LIF whose range is aligned to what it reads: N is a power of two that training finds, D = D_N / N.
 
     All equations are those of `IBRALIF`; only where N and D come from is another matter.
@@ -29,7 +29,6 @@ class ARLIF(IBRALIF):
 
     def __init__(self, planes: int = 5, *, range: str = "tracked", T: int = 1, decay: float = DECAY):
         nn.Module.__init__(self)
-        check_numbers(T=T, decay=decay)
         check_time(T, decay)
         if range not in RANGES:
             raise ValueError(f"range must be {' or '.join(RANGES)}, got {range!r}")
@@ -55,30 +54,32 @@ class ARLIF(IBRALIF):
         """Return the spike values of input currents ``x``, shape (T*B, ...); in training then align the range."""
         spikes = super().forward(x)
         if self.training and (self.range.tracking or self.range.learned):
-            N = self._scale(x)
-            potentials = self._potentials(x, N)
+            dynamics = self.dynamics(x)  # as it emitted, before the range moves on
+            potentials = self._potentials(x, dynamics)
             if self.range.tracking:
                 self.range.observe(potentials)
-            spikes = self.range.pull(spikes, x, potentials, N)
+            spikes = self.range.pull(spikes, x, potentials, dynamics)
         return spikes
 
     def fits(self, dtype: torch.dtype) -> bool:
         """Return whether spike values of this floating-point type still tell all codes apart, in any range."""
         return self.D_N * torch.finfo(dtype).eps < 1
 
-    def _potentials(self, x: Tensor, N: float | Tensor) -> Tensor:
+    def _potentials(self, x: Tensor, dynamics: Dynamics) -> Tensor:
         """Return membrane potentials at evenly spaced places, (T, n)."""
         found: list[Tensor] = []
 
         def emit(v: Tensor) -> Tensor:
             found.append(v)
-            return fire(v, N, self.D_N).div_(N)
+            return fire(v, dynamics).div_(dynamics.N)
 
-        simulate(strided_sample(x, self.T), emit, T=self.T, decay=self.decay)
+        simulate(strided_sample(x, self.T), emit, dynamics)
         return torch.cat(found)
 
-    def _scale(self, x: Tensor) -> float | Tensor:
-        return self.range.N_tensor() if x.is_cuda or torch.compiler.is_compiling() else self.N
+    def dynamics(self, x: Tensor) -> Dynamics:
+        """Return the numbers of the equations; on a GPU and for compilers N stays in its tensor."""
+        N = self.range.N_tensor() if x.is_cuda or torch.compiler.is_compiling() else self.N
+        return Dynamics(N, self.D_N, self.T, self.decay)
 
     def _coarsen(self, dropped: int) -> None:
         self.range.planes -= dropped

@@ -1,25 +1,54 @@
-"""The ``neuron:`` mapping of a model YAML, and the neurons that it makes. Needs torch alone."""
+"""The ``neuron:`` mapping of a model YAML, and the table of neurons that it chooses from. Needs torch alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from spikeyolo.neurons.aligned import ARLIF
+from spikeyolo.neurons.aligned import PoTLIF
 from spikeyolo.neurons.equations import DECAY
-from spikeyolo.neurons.integer import IBRALIF
-from spikeyolo.neurons.twins import TWINS, SiLU
+from spikeyolo.neurons.integer import IBRALIF, neurons_of
+from spikeyolo.neurons.twins import ReLU, SiLU
 
-SPIKING = {  # the numbers behind the names of the field
-    "lif": {"D": 1, "N": 1},
-    "i-lif": {"D": 4, "N": 1},
-    "ib-lif": {"D": 511, "N": 1},
-    "ibra-lif": {"D": 5.11, "N": 100},
-    "ar-lif": {"planes": 5, "range": "tracked"},
+
+@dataclass(frozen=True)
+class NeuronType:
+    """A row of the table: what a name of the field stands for.
+
+    Args:
+        make: Makes a neuron of the numbers below and T and decay, or the activation of an ANN twin of nothing.
+        prefix: First part of the names of models that have it.
+        numbers: Keys that it takes in the YAML, with the numbers behind the name.
+        optional: Whether they may be left out.
+        fixed: Keys that have no other number.
+    """
+
+    make: Callable[..., nn.Module]
+    prefix: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    optional: bool = False
+    fixed: tuple[str, ...] = ()
+
+    @property
+    def spiking(self) -> bool:
+        """Whether this is a neuron and not the activation of an ANN twin."""
+        return bool(self.numbers)
+
+
+TYPES = {
+    "lif": NeuronType(IBRALIF, "lif", {"D": 1, "N": 1}, fixed=("D", "N")),
+    "i-lif": NeuronType(IBRALIF, "ilif", {"D": 4, "N": 1}, fixed=("N",)),
+    "ib-lif": NeuronType(IBRALIF, "ib", {"D": 511, "N": 1}, fixed=("N",)),
+    "ibra-lif": NeuronType(IBRALIF, "ibra", {"D": 5.11, "N": 100}),
+    "pot-lif": NeuronType(PoTLIF, "potlif", {"planes": 5, "range": "tracked"}, optional=True),
+    "relu": NeuronType(ReLU, "relu"),
+    "silu": NeuronType(SiLU, "silu"),
 }
+FORMER_TYPES = {"ar-lif": "pot-lif"}  # another neuron is called AR-LIF: adaptive reset, arXiv 2507.20746
+COMMON = ("T", "decay", "activation", "ranges")  # keys beside type and numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +56,8 @@ class NeuronConfig:
     """The ``neuron:`` mapping of a model YAML; calling it makes one neuron.
 
     Args:
-        type: "lif", "i-lif", "ib-lif", "ibra-lif", "ar-lif", or "relu" and "silu" for the ANN twin.
-        D: Largest spike value (spiking types but ar-lif).
-        N: Range-alignment factor (spiking types but ar-lif).
-        planes: Binary planes of a code (ar-lif; 5 by default).
-        range: "tracked" (the default) or "learned" (ar-lif).
+        type: Name of a row in `TYPES`.
+        numbers: Numbers of that type, by the keys of the YAML.
         T: Timesteps.
         decay: Membrane decay.
         activation: "silu" for potentials that a neuron reads through this function (a converted silu twin).
@@ -42,10 +68,7 @@ class NeuronConfig:
     """
 
     type: str
-    D: float | None = None
-    N: float | None = None
-    planes: int | None = None
-    range: str | None = None
+    numbers: Mapping[str, Any] = field(default_factory=dict)
     T: int = 1
     decay: float = DECAY
     activation: str | None = None
@@ -54,80 +77,78 @@ class NeuronConfig:
     @classmethod
     def preset(cls, name: str) -> NeuronConfig:
         """Return the named configuration with its usual numbers."""
-        return cls(type=name, **SPIKING.get(name, {}))
+        return cls(type=name, numbers=TYPES[name].numbers)
 
     @classmethod
     def from_mapping(cls, mapping: object) -> NeuronConfig:
         """Read the ``neuron:`` entry of a model YAML."""
         if not isinstance(mapping, Mapping) or "type" not in mapping:
             raise ValueError(f"neuron: must be a mapping such as {_example('ibra-lif')}, got {mapping!r}")
-        known = [f.name for f in fields(cls)]
-        if unknown := [str(key) for key in mapping if key not in known]:
-            raise ValueError(f"neuron: has no key {', '.join(unknown)}; keys are {', '.join(known)}")
-        return cls(**mapping)
+        given = {key: value for key, value in mapping.items() if value is not None}
+        name = given.pop("type", None)
+        if isinstance(name, str):
+            name = FORMER_TYPES.get(name, name)
+        common = {key: given.pop(key) for key in COMMON if key in given}
+        return cls(type=name, numbers=given, **common)  # pyright: ignore[reportArgumentType] (checked below)
 
     def __post_init__(self):
-        if self.type not in (*SPIKING, *TWINS):
-            raise ValueError(f"unknown neuron type {self.type!r}; types are {', '.join((*SPIKING, *TWINS))}")
+        if not isinstance(self.type, str) or self.type not in TYPES:
+            raise ValueError(f"unknown neuron type {self.type!r}; types are {', '.join(TYPES)}")
+        kind = TYPES[self.type]
+        if unknown := [str(key) for key in self.numbers if key not in kind.numbers]:
+            keys = ["type", *kind.numbers, *(COMMON if kind.spiking else ())]
+            raise ValueError(f"neuron type {self.type} has no key {', '.join(unknown)}; its keys are {', '.join(keys)}")
         if self.activation not in (None, "silu"):
             raise ValueError(f"activation must be silu or left away, got {self.activation!r}")
-        if self.type in TWINS:
-            numbers = (self.D, self.N, self.planes, self.range, self.T, self.activation, self.ranges)
-            if numbers != (None, None, None, None, 1, None, None):
-                raise ValueError(f"neuron type {self.type} takes no D or N and T = 1, got {self}; drop the numbers")
+        if not kind.spiking:
+            if (self.T, self.activation, self.ranges) != (1, None, None):
+                raise ValueError(f"an ANN twin has T = 1, no activation and no ranges, got {self.type} with T={self.T}")
             return
-        if self.type == "ar-lif":
-            if (self.D, self.N, self.activation, self.ranges) != (None, None, None, None):
-                raise ValueError(f"ar-lif finds its range itself, so it takes no D or N; write {_example('ar-lif')}")
-            self()  # the neuron checks its own numbers
-            return
-        if (self.planes, self.range) != (None, None):
-            raise ValueError(f"only ar-lif takes planes and range, {self.type} takes D and N, got {self}")
         if self.ranges is not None:
-            if (self.type, self.D, self.N, self.T) != ("ibra-lif", None, None, 1) or not self.ranges:
-                raise ValueError(f"neurons with ranges: have type ibra-lif, T = 1 and no D or N, got {self}")
-            for name, numbers in self.ranges.items():
-                if len(numbers) != 3:
-                    raise ValueError(f"the range of {name} must be [D, N, rest], got {numbers}")
+            self._check_ranges(self.ranges)
             return
-        if missing := [name for name in ("D", "N") if getattr(self, name) is None]:
+        if missing := [key for key in kind.numbers if key not in self.numbers and not kind.optional]:
             raise ValueError(
                 f"neuron: {{type: {self.type}}} lacks {' and '.join(missing)}; write {_example(self.type)}"
             )
-        if self.type == "lif" and (self.D, self.N) != (1, 1):
-            raise ValueError(f"a lif neuron has D = 1 and N = 1, got D={self.D}, N={self.N}; i-lif takes any whole D")
-        if self.type in {"i-lif", "ib-lif"} and self.N != 1:
-            raise ValueError(f"{self.type} has N = 1, got N={self.N}; ibra-lif takes any N")
+        for key in kind.fixed:
+            got, fixed = self.numbers[key], kind.numbers[key]
+            if got != fixed:
+                raise ValueError(f"neuron type {self.type} has {key} = {fixed}, got {key}={got}; ibra-lif takes any")
         self()  # the neuron checks its own numbers
+
+    def _check_ranges(self, ranges: Mapping[str, Sequence[float]]) -> None:
+        if (self.type, self.numbers, self.T) != ("ibra-lif", {}, 1) or not ranges:
+            raise ValueError(f"neurons with ranges: have type ibra-lif, T = 1 and no D or N, got {self}")
+        for name, numbers in ranges.items():
+            if len(numbers) != 3:
+                raise ValueError(f"the range of {name} must be [D, N, rest], got {numbers}")
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the ``neuron:`` entry of a model YAML."""
         if not self.spiking:
             return {"type": self.type}
-        return {key: value for key, value in vars(self).items() if value is not None}
+        common = {key: value for key in COMMON if (value := getattr(self, key)) is not None}
+        return {"type": self.type, **self.numbers, **common}
 
     def __str__(self) -> str:
         numbers = ["a range per layer"] if self.ranges is not None else []
-        numbers += [f"{key} {value}" for key in ("planes", "range") if (value := getattr(self, key)) is not None]
-        numbers += [f"{key} {value:g}" for key in ("D", "N") if (value := getattr(self, key)) is not None]
-        if self.spiking:
-            numbers += [f"T {self.T}", f"decay {self.decay:g}"]
+        shown = {**self.numbers, **({"T": self.T, "decay": self.decay} if self.spiking else {})}
+        numbers += [f"{key} {value if isinstance(value, str) else f'{value:g}'}" for key, value in shown.items()]
         return f"{self.type} ({', '.join(numbers)})" if numbers else self.type
 
     @property
     def spiking(self) -> bool:
         """Whether this is a neuron and not the activation of an ANN twin."""
-        return self.type in SPIKING
+        return TYPES[self.type].spiking
 
     def __call__(self) -> nn.Module:
         """Make one neuron (or one activation of the twin)."""
-        if self.type in TWINS:
-            return TWINS[self.type]()
-        if self.type == "ar-lif":
-            given = {key: value for key in SPIKING["ar-lif"] if (value := getattr(self, key)) is not None}
-            return ARLIF(**given, T=self.T, decay=self.decay)
-        numbers = {"D": self.D, "N": self.N} if self.ranges is None else SPIKING[self.type]  # until `set_ranges`
-        neuron = IBRALIF(**numbers, T=self.T, decay=self.decay)  # pyright: ignore[reportArgumentType] (checked)
+        kind = TYPES[self.type]
+        if not kind.spiking:
+            return kind.make()
+        numbers = self.numbers if self.ranges is None else kind.numbers  # until `set_ranges`
+        neuron = kind.make(**numbers, T=self.T, decay=self.decay)
         return nn.Sequential(SiLU(), neuron) if self.activation else neuron
 
     def set_ranges(self, layers: nn.Module) -> None:
@@ -138,18 +159,18 @@ class NeuronConfig:
         """
         if self.ranges is None:
             return
-        neurons = {name: module for name, module in layers.named_modules() if isinstance(module, IBRALIF)}
+        neurons = neurons_of(layers)
         if missing := sorted(neurons.keys() ^ self.ranges.keys()):
             what = "has no range" if missing[0] in neurons else "is no neuron of this network"
             raise ValueError(f"{missing[0]} {what}: the ranges are those of a network of another size")
         for name, neuron in neurons.items():
             D, N, rest = self.ranges[name]
             try:
-                neuron.__init__(D, N, T=self.T, decay=self.decay, rest=int(rest))
+                neuron.set_range(D, N, int(rest))
             except ValueError as e:
                 raise ValueError(f"{name}: {e}") from e
 
 
 def _example(name: str) -> str:
-    numbers = ", ".join(f"{key}: {value}" for key, value in SPIKING[name].items())
+    numbers = ", ".join(f"{key}: {value}" for key, value in TYPES[name].numbers.items())
     return f"neuron: {{type: {name}, {numbers}, T: 1, decay: {DECAY}}}"

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from spikeyolo.neurons.equations import DECAY, MAX_D_N, StraightThrough, check_batch, fire, simulate
+from spikeyolo.neurons.equations import DECAY, MAX_D_N, Dynamics, StraightThrough, check_batch, fire, simulate
 from spikeyolo.neurons.kernels import straight_through
 from spikeyolo.neurons.ranges import check_planes
 
@@ -40,7 +40,17 @@ class IBRALIF(nn.Module):
 
     def __init__(self, D: float = 5.11, N: float = 100, *, T: int = 1, decay: float = DECAY, rest: int = 0):
         super().__init__()
-        check_numbers(D=D, N=N, T=T, decay=decay, rest=rest)
+        check_time(T, decay)
+        self.T, self.decay = int(T), float(decay)
+        self.set_range(D, N, rest)
+
+    def set_range(self, D: float, N: float, rest: int = 0) -> None:
+        """Take other numbers for D, N and rest.
+
+        Raises:
+            ValueError: For numbers that make no neuron.
+        """
+        check_numbers(D=D, N=N, rest=rest)
         if D <= 0 or N <= 0:
             raise ValueError(f"D and N must be positive, got D={D:g}, N={N:g}; try D=5.11, N=100")
         D_N = round(D * N)
@@ -49,12 +59,11 @@ class IBRALIF(nn.Module):
             raise ValueError(f"D * N must be whole and >= 1, got {D:g} * {N:g} = {D * N:g}; try D={whole / N:g}")
         if D_N > MAX_D_N:
             raise ValueError(f"D * N must be at most {MAX_D_N} (float32 rounds no larger code exactly), got {D_N}")
-        check_time(T, decay)
         if int(rest) != rest or not 0 <= rest < D_N:
             raise ValueError(f"rest must be a whole code from 0 to D * N - 1 = {D_N - 1}, got {rest:g}; try rest=0")
-        if rest and T > 1:
-            raise ValueError(f"a neuron with rest={rest} has one timestep, got T={T:g}; use T=1")
-        self.D, self.N, self.T, self.decay, self.rest = float(D), float(N), int(T), float(decay), int(rest)
+        if rest and self.T > 1:
+            raise ValueError(f"a neuron with rest={rest} has one timestep, got T={self.T}; use T=1")
+        self.D, self.N, self.rest = float(D), float(N), int(rest)
 
     @property
     def D_N(self) -> int:
@@ -80,18 +89,17 @@ class IBRALIF(nn.Module):
             check_batch(x, self.T)
             through = StraightThrough.apply if torch.compiler.is_compiling() else straight_through
             if not self.rest:
-                return through(x, self._scale(x), self.D_N, self.T, self.decay, dtype)
-            spikes = through(self._raised(x), self.N, self.D_N, self.T, self.decay, torch.float32)
-            return (spikes - self.rest / self.N).to(dtype)
+                return through(x, self.dynamics(x), dtype)
+            return (through(self._raised(x), self.dynamics(x), torch.float32) - self.rest / self.N).to(dtype)
         # no gradient wanted: plain operations, which the ONNX and TorchScript exporters can trace
         x = self._raised(x) if self.rest else x
-        N = self._scale(x)
-        spikes = simulate(x, lambda v: fire(v, N, self.D_N).div_(N), T=self.T, decay=self.decay)
+        dynamics = self.dynamics(x)
+        spikes = simulate(x, lambda v: fire(v, dynamics).div_(dynamics.N), dynamics)
         return (spikes - self.rest / self.N if self.rest else spikes).to(dtype)
 
-    def _scale(self, x: Tensor) -> float | Tensor:
-        """Return N for potentials ``x``."""
-        return self.N
+    def dynamics(self, x: Tensor) -> Dynamics:
+        """Return the numbers of the equations for input currents ``x``."""
+        return Dynamics(self.N, self.D_N, self.T, self.decay)
 
     def keep_planes(self, planes: int) -> None:
         """Drop low planes, so that codes have at most ``planes``; they are then those of a neuron with coarser steps.
@@ -125,16 +133,24 @@ class IBRALIF(nn.Module):
 
 
 def check_numbers(**numbers: object) -> None:
+    """Raise ValueError if one of these is no finite number."""
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ValueError(f"{name} must be a number, got {value!r}")
 
 
 def check_time(T: float, decay: float) -> None:
+    """Raise ValueError if these are no timesteps and decay."""
+    check_numbers(T=T, decay=decay)
     if int(T) != T or T < 1:
         raise ValueError(f"T must be a whole number of timesteps >= 1, got {T:g}; try T=1")
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must lie between 0 and 1, got {decay:g}; try decay={DECAY}")
+
+
+def neurons_of(module: nn.Module) -> dict[str, IBRALIF]:
+    """Return all neurons within a module by name, in the order of its modules."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, IBRALIF)}
 
 
 def neuron_in(module: nn.Module | None) -> IBRALIF | None:

@@ -15,10 +15,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from spikeyolo.neurons.equations import Dynamics
+
 CACHED = 2**18  # elements that a core's cache holds from one operation to the next (1 MB of float32)
 
 
-def straight_through(x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
+def straight_through(x: Tensor, dynamics: Dynamics, dtype: torch.dtype) -> Tensor:
     """Run a neuron over T timesteps with its straight-through gradient.
 
     The same codes as `spikeyolo.neurons.equations.simulate` with `fire`, bit for bit, and the gradient of Eq. 16. For
@@ -26,16 +28,13 @@ def straight_through(x: Tensor, N: float | Tensor, D_N: int, T: int, decay: floa
 
     Args:
         x: Input current, (T*B, ...), time-major.
-        N: Range-alignment factor; a float32 tensor () on the device of ``x`` where it is to be read there.
-        D_N: Largest code.
-        T: Timesteps, a divisor of the first dimension.
-        decay: Membrane decay.
+        dynamics: Numbers of the neuron; T is a divisor of the first dimension.
         dtype: Of the spike values that are returned; float16 and bfloat16 inputs are computed in float32.
 
     Returns:
         Spike values, shape and layout of ``x``.
     """
-    return _StraightThrough.apply(x, N, D_N, T, decay, dtype)
+    return _StraightThrough.apply(x, dynamics, dtype)
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
@@ -46,11 +45,11 @@ def layout_of(x: Tensor) -> torch.memory_format:
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> Tensor:
-        ctx.T, ctx.decay, ctx.dtype = T, decay, x.dtype
+    def forward(ctx, x: Tensor, dynamics: Dynamics, dtype: torch.dtype) -> Tensor:
+        ctx.dynamics, ctx.dtype = dynamics, x.dtype
         ctx.layout = layout_of(x)
         ctx.kernels = _triton(x) or sys.modules[__name__]
-        spikes, windows = ctx.kernels.emit(x.contiguous(memory_format=ctx.layout), N, D_N, T, decay, dtype)
+        spikes, windows = ctx.kernels.emit(x.contiguous(memory_format=ctx.layout), dynamics, dtype)
         ctx.save_for_backward(windows)
         return spikes
 
@@ -58,36 +57,33 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (windows,) = ctx.saved_tensors
         grad = grad.contiguous(memory_format=ctx.layout)
-        return ctx.kernels.pull_back(grad, windows, ctx.T, ctx.decay, ctx.dtype), None, None, None, None, None
+        return ctx.kernels.pull_back(grad, windows, ctx.dynamics, ctx.dtype), None, None
 
 
-def emit(x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def emit(x: Tensor, dynamics: Dynamics, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the spike values of a neuron and the windows of its gradient.
 
     Args:
         x: Input current, (T*B, ...), dense and with the first dimension outermost in memory.
-        N: Range-alignment factor.
-        D_N: Largest code.
-        T: Timesteps.
-        decay: Membrane decay.
+        dynamics: Numbers of the neuron.
         dtype: Of the spike values.
 
     Returns:
         Spike values and windows (int8: 1 where 0 <= v <= D, else 0), shape and layout of ``x``.
     """
-    N = float(N)  # of a tensor this waits for a GPU, but only where there is no Triton
+    N = float(dynamics.N)  # of a tensor this waits for a GPU, but only where there is no Triton
     spikes = torch.empty_like(x, dtype=dtype)
     windows = torch.empty_like(x, dtype=torch.int8)
     computed = torch.promote_types(x.dtype, torch.float32)
-    for currents, outputs, inside in _blocks(T, x, spikes, windows):
+    for currents, outputs, inside in _blocks(dynamics.T, x, spikes, windows):
         v = currents[0].to(computed)
         o, equal = torch.empty_like(v), torch.empty_like(v)
-        for t in range(T):
+        for t in range(dynamics.T):
             if t:
-                v = (v - o).mul_(decay).add_(currents[t])
+                v = (v - o).mul_(dynamics.decay).add_(currents[t])
             # Clipping first gives the same codes as `fire` and, by one comparison, the window. A comparison that writes
             # floats is vectorised, one that writes bool is not.
-            o = torch.clamp(v, 0, D_N / N, out=outputs[t] if dtype == computed else o)
+            o = torch.clamp(v, 0, dynamics.D_N / N, out=outputs[t] if dtype == computed else o)
             inside[t].copy_(torch.eq(o, v, out=equal))
             o.mul_(N).round_().div_(N)
             if dtype != computed:
@@ -95,20 +91,20 @@ def emit(x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: to
     return spikes, windows
 
 
-def pull_back(grad: Tensor, windows: Tensor, T: int, decay: float, dtype: torch.dtype) -> Tensor:
+def pull_back(grad: Tensor, windows: Tensor, dynamics: Dynamics, dtype: torch.dtype) -> Tensor:
     """Return the gradient of the input current, in ``dtype``, from that of the spike values; layouts as in `emit`.
 
     dL/dx[t] = window[t] * dL/do[t] + decay * dL/dx[t+1]
     """
     out = torch.empty_like(grad, dtype=dtype)
     computed = torch.promote_types(dtype, torch.float32)
-    for grads, inside, outputs in _blocks(T, grad, windows, out):
+    for grads, inside, outputs in _blocks(dynamics.T, grad, windows, out):
         following: Tensor | None = None  # dL/dx[t+1]
-        for t in reversed(range(T)):
+        for t in reversed(range(dynamics.T)):
             dx = outputs[t] if dtype == computed else torch.empty_like(outputs[t], dtype=computed)
             dx.copy_(inside[t]).mul_(grads[t])
             if following is not None:
-                dx.add_(following, alpha=decay)
+                dx.add_(following, alpha=dynamics.decay)
             if dtype != computed:
                 outputs[t].copy_(dx)
             following = dx
@@ -136,7 +132,7 @@ def _triton_on(device: torch.device) -> ModuleType | None:
     try:
         from spikeyolo.neurons import triton_kernels
 
-        triton_kernels.emit(torch.zeros(8, device=device), 1.0, 1, 1, 0.0, torch.float32)
+        triton_kernels.emit(torch.zeros(8, device=device), Dynamics(1.0, 1), torch.float32)
     except ImportError:  # there is none for every system
         return None
     except Exception as e:

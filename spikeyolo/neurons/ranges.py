@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeyolo.neurons.equations import fire
+from spikeyolo.neurons.equations import Dynamics, fire
 from spikeyolo.neurons.kernels import layout_of
 
 MAX_PLANES = 16
@@ -124,7 +124,7 @@ class TrackedRange(nn.Module):
             "checkpoint with a smaller lr0"
         )
 
-    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor, N: float | Tensor) -> Tensor:
+    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor, dynamics: Dynamics) -> Tensor:
         """Return spike values as they are: the gradient does not reach a tracked range."""
         return spikes
 
@@ -163,16 +163,16 @@ class LearnedRange(TrackedRange):
         """What is rounded up to a power of two, (); float32."""
         return (super().width * torch.exp2(self.gain.detach())).clamp(SMALLEST, LARGEST)
 
-    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor, N: float | Tensor) -> Tensor:
+    def pull(self, spikes: Tensor, x: Tensor, potentials: Tensor, dynamics: Dynamics) -> Tensor:
         """Return spike values whose gradient also reaches ``gain``.
 
         Args:
             spikes: Spike values of all potentials, (T*B, ...).
             x: What the neuron read, whose layout in memory the gradient is to have.
             potentials: Those at `strided_sample`, (T, n).
-            N: Codes per unit of potential that they were emitted with.
+            dynamics: What they were emitted with.
         """
-        return _Scaled.apply(spikes, self.gain, N, 2**self.planes - 1, potentials, layout_of(x))
+        return _Scaled.apply(spikes, self.gain, dynamics, potentials, layout_of(x))
 
 
 class _Scaled(torch.autograd.Function):
@@ -182,19 +182,19 @@ class _Scaled(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, spikes: Tensor, gain: Tensor, N: float | Tensor, D_N: int, v: Tensor, layout: torch.memory_format):
-        o = fire(v, N, D_N) / N
-        slope = torch.where(v < 0, 0, torch.where(v > D_N / N, o, o - v))
+    def forward(ctx, spikes: Tensor, gain: Tensor, dynamics: Dynamics, v: Tensor, layout: torch.memory_format):
+        o = fire(v, dynamics) / dynamics.N
+        slope = torch.where(v < 0, 0, torch.where(v > dynamics.D, o, o - v))
         ctx.save_for_backward(slope)
         ctx.layout = layout
-        ctx.share = math.log(2) * spikes.numel() / max(1, v.numel()) / math.sqrt(max(1, spikes.numel()) * D_N)
+        ctx.share = math.log(2) * spikes.numel() / max(1, v.numel()) / math.sqrt(max(1, spikes.numel()) * dynamics.D_N)
         return spikes.view_as(spikes)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (slope,) = ctx.saved_tensors
         sample = strided_sample(grad.contiguous(memory_format=ctx.layout), slope.shape[0])
-        return grad, (sample.float() * slope).sum() * ctx.share, None, None, None, None
+        return grad, (sample.float() * slope).sum() * ctx.share, None, None, None
 
 
 def strided_sample(x: Tensor, T: int) -> Tensor:

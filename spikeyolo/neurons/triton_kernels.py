@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from spikeyolo.neurons.equations import Dynamics
+
 BLOCK = 1024  # elements of one timestep that a program works on; a multiple of 8
 OPTIONS = {"enable_fp_fusion": False}  # no fused multiply-add
 HALF_TO_EVEN = tl.constexpr(1.5 * 2**23)  # float32 has no fraction left here: adding it rounds, subtracting restores
@@ -58,7 +60,7 @@ def _pull_back(grad_ptr, windows_ptr, out_ptr, n, n_bytes, decay, T: tl.constexp
         tl.store(out_ptr + t * n + at, dx.to(out_ptr.dtype.element_ty), at < n)
 
 
-def emit(x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def emit(x: Tensor, dynamics: Dynamics, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the spike values of a neuron and the windows of its gradient.
 
     As `spikeyolo.neurons.kernels.emit`, for float32, float16 and bfloat16, but with 8 windows per byte:
@@ -66,17 +68,19 @@ def emit(x: Tensor, N: float | Tensor, D_N: int, T: int, decay: float, dtype: to
     nothing waits for it.
     """
     spikes = torch.empty_like(x, dtype=dtype)
+    N, T = dynamics.N, dynamics.T
     n = x.numel() // T
     windows = torch.empty(T, triton.cdiv(n, 8), dtype=torch.uint8, device=x.device)
-    _launch(_emit, n, x, spikes, windows, n, windows.shape[1], N, float(D_N), decay, T, isinstance(N, Tensor))
+    numbers = N, float(dynamics.D_N), dynamics.decay, T, isinstance(N, Tensor)
+    _launch(_emit, n, x, spikes, windows, n, windows.shape[1], *numbers)
     return spikes, windows
 
 
-def pull_back(grad: Tensor, windows: Tensor, T: int, decay: float, dtype: torch.dtype) -> Tensor:
+def pull_back(grad: Tensor, windows: Tensor, dynamics: Dynamics, dtype: torch.dtype) -> Tensor:
     """Return the gradient of the input current, in ``dtype``, from that of the spike values; layouts as in `emit`."""
     out = torch.empty_like(grad, dtype=dtype)
-    n = grad.numel() // T
-    _launch(_pull_back, n, grad, windows, out, n, windows.shape[1], decay, T)
+    n = grad.numel() // dynamics.T
+    _launch(_pull_back, n, grad, windows, out, n, windows.shape[1], dynamics.decay, dynamics.T)
     return out
 
 

@@ -23,6 +23,3 @@ class SiLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x * sigmoid(x), shape of ``x``."""
         return nn.functional.silu(x)
-
-
-TWINS = {"relu": ReLU, "silu": SiLU}  # activations of the ANN twin

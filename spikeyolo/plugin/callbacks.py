@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spikeyolo.plugin.models import is_spiking
+from spikeyolo.plugin.models import is_ours
 from spikeyolo.plugin.patching import patched
 from spikeyolo.processor import keep_memory, use_all_cores
 
@@ -23,7 +23,7 @@ def use_whole_cpu(engine: Any) -> None:
 
     model = getattr(engine, "model", None)
     model = getattr(getattr(model, "backend", None), "model", model)  # inside AutoBackend
-    if str(getattr(engine, "device", "")) != "cpu" or not is_spiking(model):
+    if str(getattr(engine, "device", "")) != "cpu" or not is_ours(model):
         return
     use_all_cores()
     if isinstance(model, torch.nn.Module):
@@ -48,7 +48,7 @@ def prepare_training(trainer: Any) -> None:
     from ultralytics.utils.torch_utils import unwrap_model
 
     model = unwrap_model(trainer.model)  # of data-parallel training
-    if not is_spiking(model):
+    if not is_ours(model):
         raise ValueError("checkpoint=True needs a model with spiking blocks, this one has none; leave it away")
     if trainer.args.compile:
         raise ValueError("checkpoint=True and compile exclude each other: a compiler decides itself; drop one of them")
@@ -91,10 +91,10 @@ def check_potentials(trainer: Any) -> None:
 
 def check_export_arguments(exporter: Any) -> None:
     """Refuse arguments that make no spike graph; a callback of the exporter."""
-    from spikeyolo.graph.arguments import check_arguments, is_ours
+    from spikeyolo.graph.arguments import check_arguments, writes_graph
 
     check_arguments(exporter)
-    if is_ours(exporter) and "ultralytics.engine.exporter" not in patched:
+    if writes_graph(exporter) and "ultralytics.engine.exporter" not in patched:
         raise RuntimeError(
             "the exporter of this Ultralytics is not patched, so it would write another graph than the one asked for; "
             "spikeyolo checks says why"

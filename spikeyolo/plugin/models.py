@@ -19,10 +19,11 @@ MOVED = {  # where classes of older checkpoints were, and are: the doors, which 
     "spikeyolo.ranges": "spikeyolo.neurons",
     "spikeyolo.fixed_point": "spikeyolo.deployment",
 }
+RENAMED = {"spikeyolo.neurons": {"ARLIF": "PoTLIF"}}  # classes by their door
 
 
-def is_spiking(model: object) -> bool:
-    """Return whether an Ultralytics model was built from a spiking YAML (its ANN twins included)."""
+def is_ours(model: object) -> bool:
+    """Return whether an Ultralytics model was built from a YAML with ``neuron:``: spiking, or an ANN twin."""
     return "neuron" in (getattr(model, "yaml", None) or {})
 
 
@@ -43,19 +44,24 @@ def parse_model(original: Original, d: Any, ch: Any, verbose: bool = True) -> An
     """Build the layers of a model."""
     from spikeyolo.network import names, parser
 
-    if not names.is_spiking_yaml(d):
+    if not names.is_our_yaml(d):
         return original(d, ch, verbose)
     return parser.parse_model(d, ch, verbose, stock=original)
 
 
 def torch_safe_load(original: Original, weight: Any, *args: Any, **kwargs: Any) -> Any:
     """Load a checkpoint; shipped weights by name, older ones by their old addresses."""
+    from spikeyolo.network.names import use_present_names
+
     allow_old_addresses()
     allow_safe_loading()
+    found = find_weights(weight)
     try:
-        if (shipped := find_weights(weight)) != Path(weight):
-            return original(shipped, *args, **kwargs)[0], str(weight)  # what is made of it belongs elsewhere
-        return original(weight, *args, **kwargs)
+        content, file = original(found, *args, **kwargs)
+        for key in ("model", "ema"):
+            use_present_names(getattr(content.get(key), "yaml", None) or {})
+        # what is made of shipped weights belongs beside their bare name
+        return content, file if found == Path(weight) else str(weight)
     except ModuleNotFoundError as e:
         if "yolo_spikformer" not in str(e):
             raise
@@ -86,7 +92,7 @@ def predict_once(original: Original, model: Any, x: Any, profile: bool = False, 
 
 def load(original: Original, model: Any, weights: Any, verbose: bool = True) -> Any:
     """Load weights into a network."""
-    if is_spiking(model):
+    if is_ours(model):
         warn_of_foreign_weights(model, weights)
         check_for_ranges(weights)
     return original(model, weights, verbose)
@@ -103,6 +109,9 @@ def allow_old_addresses() -> None:
     """Let a pickle find our classes where they were when it was written."""
     for old, new in MOVED.items():
         sys.modules.setdefault(old, importlib.import_module(new))
+    for door, names in RENAMED.items():
+        for old, new in names.items():
+            setattr(sys.modules[door], old, getattr(sys.modules[door], new))
 
 
 def allow_safe_loading() -> None:
@@ -113,9 +122,10 @@ def allow_safe_loading() -> None:
 
     classes: list[Any] = []
     for door in (blocks, neurons):
-        own = [v for v in vars(door).values() if isinstance(v, type) and issubclass(v, torch.nn.Module)]
-        olds = [old for old, new in MOVED.items() if new == door.__name__]
-        classes += own + [(cls, f"{old}.{cls.__name__}") for old in olds for cls in own]
+        addresses = [door.__name__, *(old for old, new in MOVED.items() if new == door.__name__)]
+        for name, cls in vars(door).items():
+            if isinstance(cls, type) and issubclass(cls, torch.nn.Module):
+                classes += [(cls, f"{address}.{name}") for address in addresses]
     torch.serialization.add_safe_globals(classes)
 
 
@@ -139,6 +149,6 @@ def check_for_ranges(weights: Any) -> None:
     """Refuse a checkpoint of aligned neurons that has lost their ranges."""
     source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
     theirs = (getattr(source, "yaml", None) or {}).get("neuron") or {}
-    if theirs.get("type") == "ar-lif" and not any(key.endswith("range.reach") for key in source.state_dict()):
+    if theirs.get("type") == "pot-lif" and not any(key.endswith("range.reach") for key in source.state_dict()):
         name = Path(str(getattr(source, "pt_path", None) or "this checkpoint")).name
-        raise ValueError(f"{name} has ar-lif neurons but no ranges, so it cannot be trained on; train it again")
+        raise ValueError(f"{name} has pot-lif neurons but no ranges, so it cannot be trained on; train it again")

@@ -106,11 +106,11 @@ def check_dict_alignment(
 
 def export_onnx(original: Callable[..., Any], exporter: Any, *args: Any, **kwargs: Any) -> Any:
     """Export the spike or integer graph of a spiking model."""
-    from spikeyolo.graph.arguments import is_ours
+    from spikeyolo.graph.arguments import writes_graph
     from spikeyolo.graph.export import export_onnx
 
     stock = functools.partial(original, exporter, *args, **kwargs)
-    return export_onnx(exporter, stock) if is_ours(exporter) else stock()
+    return export_onnx(exporter, stock) if writes_graph(exporter) else stock()
 
 
 TASKS = "ultralytics.nn.tasks:"

@@ -10,7 +10,7 @@ from ultralytics.nn.tasks import BaseModel
 from spikeyolo.blocks.conv import SpikeConv, SpikeDown, SpikeEncoder
 from spikeyolo.blocks.rep import BorderNorm, SpikeRepConv, SpikeSepConv
 from spikeyolo.blocks.residual import SpikeBlock, SpikeRepBlock, SpikeSPPF
-from spikeyolo.neurons.aligned import ARLIF
+from spikeyolo.neurons.aligned import PoTLIF
 from spikeyolo.neurons.integer import IBRALIF
 from spikeyolo.neurons.ranges import ranges_of
 
@@ -125,7 +125,7 @@ def test_channels_last_survives_the_block():
 
 
 @pytest.mark.parametrize("block", [SpikeBlock, SpikeRepBlock])
-@pytest.mark.parametrize("neuron", [IBRALIF, partial(IBRALIF, T=2), ARLIF, partial(ARLIF, range="learned", T=2)])
+@pytest.mark.parametrize("neuron", [IBRALIF, partial(IBRALIF, T=2), PoTLIF, partial(PoTLIF, range="learned", T=2)])
 def test_checkpoint_changes_nothing_but_memory(block, neuron):
 
     plain = randomise(block(8, neuron=neuron)).train()

@@ -165,7 +165,7 @@ def test_timesteps_levels_and_ema_are_found(official, tmp_path, reference):
                 part.__class__ = module.MultiSpike2
 
     found = import_checkpoint(official(change), project=tmp_path)
-    assert (found.trained.T, found.trained.D) == (2, 2)
+    assert (found.trained.T, found.trained.numbers["D"]) == (2, 2)
     network = YOLO(found.file).model
     assert {(m.T, m.D) for m in network.modules() if isinstance(m, IBRALIF)} == {(2, 2.0)}
     assert network(torch.zeros(1, 3, 64, 64))[0].shape[0] == 1

@@ -29,14 +29,14 @@ NEURONS = {
     "lif": {"type": "lif", "D": 1, "N": 1},
     "i-lif-T3": {"type": "i-lif", "D": 4, "N": 1, "T": 3},
     "ib-lif": {"type": "ib-lif", "D": 511, "N": 1},
-    "ar-lif": {"type": "ar-lif", "planes": 5},
-    "ar-lif-T2": {"type": "ar-lif", "planes": 4, "T": 2, "range": "learned"},
+    "pot-lif": {"type": "pot-lif", "planes": 5},
+    "pot-lif-T2": {"type": "pot-lif", "planes": 4, "T": 2, "range": "learned"},
 }
 LEVELS = onnxruntime.GraphOptimizationLevel
 LEVELS = [LEVELS.ORT_DISABLE_ALL, LEVELS.ORT_ENABLE_BASIC, LEVELS.ORT_ENABLE_EXTENDED, LEVELS.ORT_ENABLE_ALL]
 
 
-SLOW = {"i-lif-T3", "ar-lif-T2"}
+SLOW = {"i-lif-T3", "pot-lif-T2"}
 CASES = [pytest.param(n, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name, n in NEURONS.items()]
 
 

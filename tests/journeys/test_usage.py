@@ -18,7 +18,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import load_checkpoint, torch_safe_load
 from ultralytics.utils import NUM_THREADS, YAML
 
-from spikeyolo.neurons.config import SPIKING
+from spikeyolo.neurons.config import NeuronConfig
 from spikeyolo.neurons.integer import IBRALIF
 
 T2 = {"type": "ibra-lif", "D": 5.11, "N": 100, "T": 2}
@@ -136,7 +136,7 @@ def test_copies_pickles_and_fuses(trained):
 @pytest.mark.parametrize("neuron", ["relu", "silu", "lif"])
 def test_a_saved_model_loads_as_the_network_that_it_was(neuron, tmp_path, photos):
     # Ultralytics makes activations of loaded checkpoints in place where it can; no residual branch survives that.
-    model = calibrated(write_small(tmp_path / "net.yaml", {"type": neuron} | SPIKING.get(neuron, {})), photos)
+    model = calibrated(write_small(tmp_path / "net.yaml", NeuronConfig.preset(neuron).to_mapping()), photos)
     with torch.no_grad():
         expected = model.model.half().float()(photos)[0]
         model.save(tmp_path / "net.pt")

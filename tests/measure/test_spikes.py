@@ -193,7 +193,7 @@ def test_an_interrupted_run_counts_nothing():
 
 
 def test_rep_blocks_count_as_the_dense_convolutions_that_they_are(photos):
-    block = SpikeRepBlock(4, 2, neuron=NeuronConfig(**IBRA)).eval()
+    block = SpikeRepBlock(4, 2, neuron=NeuronConfig.from_mapping(IBRA)).eval()
     x = torch.randn(2, 4, 6, 6)
     with record_spikes(block) as unfused, torch.no_grad():
         block(x)

@@ -203,7 +203,7 @@ def test_timesteps_need_the_encoder():
     ("name", "message"),
     [
         ("ibra-spikeyolo-x.yaml", "scale 'x' does not exist; scales are p, n, s, m, l"),
-        ("plif-spikeyolo-n.yaml", "unknown neuron 'plif'; names begin with ibra, lif, ilif, ib, arlif, relu, silu"),
+        ("plif-spikeyolo-n.yaml", "unknown neuron 'plif'; it is one of lif, ilif, ib, ibra, potlif, relu, silu"),
     ],
 )
 def test_bad_names_are_named(name, message):

@@ -17,18 +17,19 @@ from ultralytics.utils.torch_utils import ModelEMA
 
 import spikeyolo
 from spikeyolo.neurons import ranges
-from spikeyolo.neurons.aligned import ARLIF
+from spikeyolo.neurons.aligned import PoTLIF
 from spikeyolo.neurons.config import NeuronConfig
+from spikeyolo.neurons.equations import Dynamics
 from spikeyolo.neurons.integer import IBRALIF
 from spikeyolo.neurons.kernels import straight_through
 from spikeyolo.neurons.ranges import MOMENTUM, SAMPLES, START, LearnedRange, TrackedRange, ranges_of, strided_sample
 
-AR = {"type": "ar-lif", "planes": 5}
+AR = {"type": "pot-lif", "planes": 5}
 
 
 def made(reach, planes=5, kind="tracked", **numbers):
     """Make a neuron with a range."""
-    neuron = ARLIF(planes, range=kind, **numbers).eval()
+    neuron = PoTLIF(planes, range=kind, **numbers).eval()
     neuron.range.reach.fill_(reach)
     return neuron
 
@@ -61,7 +62,7 @@ def test_under_autocast_every_code_is_told_apart(dtype, reach, planes):
 
 
 def test_a_neuron_that_has_read_nothing_has_a_range_to_begin_with():
-    neuron = ARLIF()
+    neuron = PoTLIF()
     assert not neuron.range.tracked
     assert START < neuron.D < 2 * START
     assert "start" in repr(neuron)
@@ -95,7 +96,7 @@ def test_all_else_is_the_neuron_with_these_numbers(kind, T, dtype):
 
 
 def test_the_running_percentile_is_that_of_the_potentials():
-    neuron, expected = ARLIF(T=2, decay=0.5).train(), None
+    neuron, expected = PoTLIF(T=2, decay=0.5).train(), None
     for seed in range(5):
         x = torch.randn(4, 2, 5, 3, generator=torch.Generator().manual_seed(seed)) * (seed + 1)
         N, first, second = neuron.N, *x.chunk(2)
@@ -108,7 +109,7 @@ def test_the_running_percentile_is_that_of_the_potentials():
 
 
 def test_what_a_forward_finds_counts_from_the_next_one_on():
-    neuron = ARLIF().train()
+    neuron = PoTLIF().train()
     x = torch.linspace(0, 100, 500)
     assert neuron(x).max() == 4 - 1 / 8
     assert neuron(x).max() == 100  # D is 124 now
@@ -131,7 +132,7 @@ def test_the_sample_meets_every_channel_of_every_timestep(layout, shape, T):
 
 def test_the_sample_is_good_enough():
     x = torch.randn(4, 16, 40, 40)
-    neuron = ARLIF().train()
+    neuron = PoTLIF().train()
     for _ in range(2):
         neuron(x)
     assert float(neuron.range.reach) == pytest.approx(float(np.percentile(x.numpy(), 99.9)), rel=0.1)
@@ -226,18 +227,18 @@ def test_triton_reads_N_where_it_is(request):
     from spikeyolo.neurons import triton_kernels
 
     x = torch.randn(2, 3, 7, 5) * 3
-    with_number = triton_kernels.emit(x, 8.0, 31, 2, 0.3, torch.float32)
-    with_tensor = triton_kernels.emit(x, torch.tensor(8.0), 31, 2, 0.3, torch.float32)
+    with_number = triton_kernels.emit(x, Dynamics(8.0, 31, 2, 0.3), torch.float32)
+    with_tensor = triton_kernels.emit(x, Dynamics(torch.tensor(8.0), 31, 2, 0.3), torch.float32)
     assert torch.equal(with_number[0], IBRALIF(31 / 8, 8, T=2, decay=0.3)(x))
     for a, b in zip(with_number, with_tensor, strict=True):
         assert torch.equal(a, b)
-    assert torch.equal(straight_through(x, torch.tensor(8.0), 31, 2, 0.3, torch.float32), with_number[0])
+    assert torch.equal(straight_through(x, Dynamics(torch.tensor(8.0), 31, 2, 0.3), torch.float32), with_number[0])
 
 
 @pytest.mark.parametrize("T", [1, 2])
 def test_compiles(T):
     x = torch.randn(2 * T, 3, 8, 8) * 2
-    plain = ARLIF(T=T).train()
+    plain = PoTLIF(T=T).train()
     twin = copy.deepcopy(plain)
     compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
     for _ in range(3):
@@ -250,11 +251,11 @@ def test_compiles(T):
 
 DDP = """
 import sys, torch, torch.distributed as dist
-from spikeyolo.neurons import ARLIF
+from spikeyolo.neurons import PoTLIF
 rank, port = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
 torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), ARLIF())
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), PoTLIF())
 model = torch.nn.parallel.DistributedDataParallel(model)
 seen = []
 for step in range(6):
@@ -391,18 +392,21 @@ def test_training_tracks_and_then_freezes_and_resumes(digits, tmp_path):
 @pytest.mark.parametrize("planes", [0, 17, -1, 2.5, "5", True])
 def test_wrong_planes_are_named(planes):
     with pytest.raises(ValueError, match=rf"planes must be a whole number from 1 to 16, got planes={planes!r}"):
-        NeuronConfig.from_mapping({"type": "ar-lif", "planes": planes})
+        NeuronConfig.from_mapping({"type": "pot-lif", "planes": planes})
 
 
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"type": "ar-lif", "range": "fixed"}, "range must be tracked or learned, got 'fixed'"),
-        ({"type": "ar-lif", "D": 5.11}, "takes no D or N; write neuron: {type: ar-lif, planes: 5, range: tracked"),
-        ({"type": "ar-lif", "T": 0}, "T must be a whole number"),
-        ({"type": "ar-lif", "decay": 2}, "decay must lie between 0 and 1"),
-        ({"type": "ibra-lif", "D": 5.11, "N": 100, "planes": 5}, "only ar-lif takes planes and range"),
-        ({"type": "relu", "planes": 5}, "takes no D or N"),
+        ({"type": "pot-lif", "range": "fixed"}, "range must be tracked or learned, got 'fixed'"),
+        ({"type": "pot-lif", "D": 5.11}, "neuron type pot-lif has no key D; its keys are type, planes, range, T"),
+        ({"type": "pot-lif", "T": 0}, "T must be a whole number"),
+        ({"type": "pot-lif", "decay": 2}, "decay must lie between 0 and 1"),
+        (
+            {"type": "ibra-lif", "D": 5.11, "N": 100, "planes": 5},
+            "ibra-lif has no key planes; its keys are type, D, N, T",
+        ),
+        ({"type": "relu", "planes": 5}, "neuron type relu has no key planes"),
     ],
 )
 def test_wrong_mappings_are_named(mapping, message):
@@ -411,12 +415,12 @@ def test_wrong_mappings_are_named(mapping, message):
 
 
 def test_planes_and_range_may_be_left_out():
-    neuron = NeuronConfig.from_mapping({"type": "ar-lif"})()
+    neuron = NeuronConfig.from_mapping({"type": "pot-lif"})()
     assert neuron.planes == 5
     assert type(neuron.range) is TrackedRange
-    learned = NeuronConfig.from_mapping({"type": "ar-lif", "planes": 3, "range": "learned", "T": 2})
+    learned = NeuronConfig.from_mapping({"type": "pot-lif", "planes": 3, "range": "learned", "T": 2})
     assert type(learned().range) is LearnedRange
-    assert str(learned) == "ar-lif (planes 3, range learned, T 2, decay 0.25)"
+    assert str(learned) == "pot-lif (planes 3, range learned, T 2, decay 0.25)"
     assert NeuronConfig.from_mapping(learned.to_mapping()) == learned
 
 
@@ -439,7 +443,7 @@ def test_empty_and_constant_feature_maps(network):
     with pytest.warns(UserWarning, match=r"model\.3\.act reads the same potential -2 everywhere.*are the images empty"):
         neuron.train()(torch.full((1, 3, 4, 4), -2.0))
     assert float(neuron.range.reach) == pytest.approx(3.7)  # it says nothing about the range
-    fresh = ARLIF().train()
+    fresh = PoTLIF().train()
     fresh(-torch.rand(1, 3, 4, 4))
     assert fresh.range.tracked
     assert float(fresh.range.reach) == START
@@ -471,7 +475,7 @@ def test_a_checkpoint_without_ranges_is_not_resumed(digits, tmp_path):
     good = torch.load(last, weights_only=False)
     for spoil, message in (
         (lambda r: r.reach.zero_(), r"model\.2\.separable\.expand\.act has no range yet"),
-        (lambda r: r._buffers.clear(), r"last\.pt has ar-lif neurons but no ranges"),
+        (lambda r: r._buffers.clear(), r"last\.pt has pot-lif neurons but no ranges"),
     ):
         bad = copy.deepcopy(good)
         for found in ranges_of(bad["ema"]):

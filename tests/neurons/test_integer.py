@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from spikeyolo.neurons.config import SPIKING, NeuronConfig
-from spikeyolo.neurons.equations import MAX_D_N, fire
+from spikeyolo.neurons.config import TYPES, NeuronConfig
+from spikeyolo.neurons.equations import MAX_D_N, Dynamics, fire
 from spikeyolo.neurons.integer import IBRALIF
 
 
@@ -32,7 +32,7 @@ def test_states_its_arithmetic():
 
 def test_rounds_halves_to_even_and_clips():
     v = torch.tensor([-1.0, -0.5, 0.5, 1.5, 2.5, 3.5, 4.49, 4.51, 99.0])
-    assert fire(v, 1, 4).tolist() == [0, 0, 0, 2, 2, 4, 4, 4, 4]
+    assert fire(v, Dynamics(1, 4)).tolist() == [0, 0, 0, 2, 2, 4, 4, 4, 4]
 
 
 def test_lif_fires_above_one_half():
@@ -194,9 +194,11 @@ def test_bad_numbers_fail_at_construction(numbers, message):
         IBRALIF(**numbers)
 
 
-@pytest.mark.parametrize("name", SPIKING)
+@pytest.mark.parametrize("name", TYPES)
 def test_presets_make_neurons(name):
-    assert isinstance(NeuronConfig.preset(name)(), IBRALIF)
+    config = NeuronConfig.preset(name)
+    assert isinstance(config(), IBRALIF) == config.spiking == (name not in ("relu", "silu"))
+    assert NeuronConfig.from_mapping(config.to_mapping()) == config
 
 
 def test_twins_are_activations():
@@ -211,15 +213,15 @@ def test_twins_are_activations():
     [
         (None, "neuron: must be a mapping such as neuron: {type: ibra-lif, D: 5.11, N: 100"),
         ({"D": 4}, "must be a mapping"),
-        ({"type": "plif"}, "unknown neuron type 'plif'; types are lif, i-lif, ib-lif, ibra-lif, ar-lif, relu, silu"),
-        ({"type": "ibra-lif", "D": 5.11, "N": 100, "tau": 2}, "has no key tau; keys are type, D, N, planes, range, T"),
+        ({"type": "plif"}, "unknown neuron type 'plif'; types are lif, i-lif, ib-lif, ibra-lif, pot-lif, relu, silu"),
+        ({"type": "ibra-lif", "D": 5.11, "N": 100, "tau": 2}, "has no key tau; its keys are type, D, N, T, decay"),
         ({"type": "ibra-lif"}, "lacks D and N; write neuron: {type: ibra-lif, D: 5.11, N: 100"),
         ({"type": "i-lif", "N": 1}, "lacks D"),
         ({"type": "ibra-lif", "D": None, "N": 100}, "lacks D"),
-        ({"type": "lif", "D": 2, "N": 1}, "D = 1 and N = 1"),
-        ({"type": "i-lif", "D": 4, "N": 2}, "N = 1"),
-        ({"type": "relu", "D": 4}, "takes no D or N"),
-        ({"type": "silu", "T": 2}, "T = 1"),
+        ({"type": "lif", "D": 2, "N": 1}, "neuron type lif has D = 1, got D=2"),
+        ({"type": "i-lif", "D": 4, "N": 2}, "neuron type i-lif has N = 1, got N=2"),
+        ({"type": "relu", "D": 4}, "neuron type relu has no key D; its keys are type"),
+        ({"type": "silu", "T": 2}, "an ANN twin has T = 1, .* got silu with T=2"),
         ({"type": "ibra-lif", "D": 5.1, "N": 99}, "whole"),
         ({"type": ["lif"]}, "unknown neuron type"),
     ],
@@ -270,7 +272,7 @@ def test_neurons_pickled_before_rest_existed_still_work():
         ({"type": "ibra-lif", "ranges": {"a": [1, 1]}}, r"the range of a must be \[D, N, rest\], got \[1, 1\]"),
         ({"type": "ibra-lif", "ranges": {}}, "neurons with ranges:"),
         ({"type": "ibra-lif", "D": 1, "N": 1, "activation": "gelu"}, "activation must be silu"),
-        ({"type": "relu", "ranges": {"a": [1, 1, 0]}}, "takes no D or N"),
+        ({"type": "relu", "ranges": {"a": [1, 1, 0]}}, "an ANN twin has T = 1, no activation and no ranges"),
     ],
 )
 def test_wrong_ranges_are_named(mapping, message):

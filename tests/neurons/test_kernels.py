@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from networks import IBRA, calibrated, write_small
 
 from spikeyolo.neurons import integer, kernels
-from spikeyolo.neurons.equations import fire, simulate
+from spikeyolo.neurons.equations import Dynamics, fire, simulate
 from spikeyolo.neurons.integer import IBRALIF
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # its interpreter is NumPy: inf - inf
@@ -50,9 +50,10 @@ def reference(x, D, N, T, decay):
 
     def emit(v):
         inside.append((v >= 0) & (v <= torch.tensor(round(D * N) / N, dtype=v.dtype)))
-        return fire(v, N, round(D * N)) / N
+        return fire(v, dynamics) / N
 
-    spikes = simulate(x.detach(), emit, T=T, decay=decay)
+    dynamics = Dynamics(N, round(D * N), T, decay)
+    spikes = simulate(x.detach(), emit, dynamics)
     return spikes, inside
 
 
@@ -157,8 +158,8 @@ def test_triton_rounds_every_code_and_tie(triton_kernels):
     D_N = 2**22 - 1
     k = torch.cat([torch.arange(2048), torch.arange(D_N - 2048, D_N + 1)]).double()
     v = torch.cat([k, k + 0.5]).float().to(DEVICE)
-    spikes, _ = triton_kernels.emit(v, 1.0, D_N, 1, 0.0, torch.float32)
-    assert torch.equal(spikes, fire(v, 1.0, D_N))
+    spikes, _ = triton_kernels.emit(v, Dynamics(1.0, D_N), torch.float32)
+    assert torch.equal(spikes, fire(v, Dynamics(1.0, D_N)))
 
 
 @pytest.mark.parametrize("T", [1, 2])
@@ -262,15 +263,15 @@ def test_training_is_that_of_the_equations(tmp_path, photos, T, monkeypatch):
             optimizer.step()
             yield loss.item()
 
-    def textbook(x, N, D_N, T, decay, dtype):
+    def textbook(x, dynamics, dtype):
         def emit(v):
-            inside = v.clamp(0, D_N / N)  # its gradient is the window
-            return inside + (fire(v.detach(), N, D_N) / N - inside).detach()
+            inside = v.clamp(0, dynamics.D)  # its gradient is the window
+            return inside + (fire(v.detach(), dynamics) / dynamics.N - inside).detach()
 
-        v, *currents = x.chunk(T)
+        v, *currents = x.chunk(dynamics.T)
         spikes = [emit(v)]
         for current in currents:
-            v = decay * (v - spikes[-1].detach()) + current
+            v = dynamics.decay * (v - spikes[-1].detach()) + current
             spikes.append(emit(v))
         return torch.cat(spikes)
 

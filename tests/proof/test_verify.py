@@ -326,7 +326,7 @@ def test_a_graph_that_lies_about_its_checkpoint_is_caught(folder, photos, tmp_pa
     assert found["planes"] == found["operands"] == []
 
 
-@pytest.mark.parametrize("neuron", [IBRA, {"type": "ar-lif", "planes": 5}])
+@pytest.mark.parametrize("neuron", [IBRA, {"type": "pot-lif", "planes": 5}])
 def test_dropped_planes_are_proven_against_the_checkpoint(neuron, folder, photos, tmp_path, spikeyolo):
     calibrated(write_small(tmp_path / "small.yaml", neuron), photos).save(tmp_path / "small.pt")
     YOLO(tmp_path / "small.pt").export(format="onnx", imgsz=64, planes=3)

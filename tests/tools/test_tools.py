@@ -60,7 +60,7 @@ def test_the_study_makes_the_networks_that_it_names(study):
     assert (neuron("ibra").D_N, neuron("ibra-31").D_N, neuron("ibra-31").N) == (511, 31, 100)
     assert neuron("ibra-inf").D > 40000
     assert [neuron(n).D_N for n in study.ABLATION[:-1]] == [2**bits - 1 for bits in range(4, 14)]
-    assert (neuron("arlif-3").planes, neuron("arlif-4-learned").range.learned) == (3, True)
+    assert (neuron("potlif-3").planes, neuron("potlif-4-learned").range.learned) == (3, True)
     assert study.yaml_of("ibra-residual1")["residual_gamma"] == 1
     assert study.yaml_of("relu")["neuron"] == {"type": "relu"}
     with pytest.raises(ValueError, match="networks=ibra-fast: 'fast' means nothing behind ibra"):
@@ -68,7 +68,7 @@ def test_the_study_makes_the_networks_that_it_names(study):
 
 
 def test_the_study_says_means_and_spreads(study, tmp_path):
-    scores = {("relu", 0): 0.5, ("relu", 1): 0.54, ("arlif-5", 0): 0.51, ("ibra-inf", 0): 0.4}
+    scores = {("relu", 0): 0.5, ("relu", 1): 0.54, ("potlif-5", 0): 0.51, ("ibra-inf", 0): 0.4}
     rows = [
         {"network": n, "seed": seed, "mAP50": 0.7, "mAP50-95": v, "energy_uj": 90} for (n, seed), v in scores.items()
     ]
@@ -77,7 +77,7 @@ def test_the_study_says_means_and_spreads(study, tmp_path):
     summary = study.summarise(rows)
     shown = study.table(summary)
     assert "| relu twin (ANN) | 2 | 0.5200 (0.5000 to 0.5400) | 0.7000 |  |  | 90 |" in shown
-    assert "| AR-LIF, 5 planes | 1 | 0.5100 | 0.7000 | 0.50 | 1,000 | 90 |" in shown
+    assert "| PoT-LIF, 5 planes | 1 | 0.5100 | 0.7000 | 0.50 | 1,000 | 90 |" in shown
     assert "| IBRA-LIF, D unbounded | 1 |" in shown
     study.draw(summary, tmp_path / "n.png", {"epochs": "7", "imgsz": "128", "val": "160"})
     assert (tmp_path / "n.png").stat().st_size > 10_000
@@ -92,8 +92,8 @@ def test_the_study_trains_goes_on_and_drops_planes(study, digits, tmp_path, monk
         study.main()
         return capsys.readouterr().out
 
-    small = ["networks=relu,arlif-3-learned", "seeds=1", "epochs=1", "imgsz=64", "val=64", "project=runs"]
-    assert "| AR-LIF, 3 planes learned | 1 | 0." in call(*small)
+    small = ["networks=relu,potlif-3-learned", "seeds=1", "epochs=1", "imgsz=64", "val=64", "project=runs"]
+    assert "| PoT-LIF, 3 planes learned | 1 | 0." in call(*small)
     before = sorted(tmp_path.rglob("last.pt"))
     assert len(before) == 2
     again = call(*small, "plot=n.png")

@@ -32,7 +32,7 @@ GRAPHS = {
     "relu": ("relu", {}),
     "integer": ("ibra", {"graph": "integer"}),
     "spike": ("ibra", {"graph": "spike"}),  # 9 planes
-    "aligned": ("arlif", {"graph": "spike"}),  # AR-LIF, 5 planes
+    "aligned": ("potlif", {"graph": "spike"}),  # PoT-LIF, 5 planes
 }
 
 
@@ -136,8 +136,8 @@ def main() -> None:
     options = harness.options(scales="p,n", imgsz="320,640", rounds="7", out="onnx_graphs.json")
     rows = []
     print(
-        "| scale | image | relu, ms | integer, ms | spike, ms | AR-LIF spike, ms | integer / relu | spike / integer | "
-        "AR-LIF / IBRA-LIF | memory, MB | spike / integer | file, MB | spike / integer | export, s | export, MB |\n"
+        "| scale | image | relu, ms | integer, ms | spike, ms | PoT-LIF spike, ms | integer / relu | spike / integer | "
+        "PoT-LIF / IBRA-LIF | memory, MB | spike / integer | file, MB | spike / integer | export, s | export, MB |\n"
         + "|---" * 15
         + "|"
     )

@@ -1,4 +1,4 @@
-"""Benchmark: the training step (forward, loss, backward) and its memory: ours, AR-LIF, textbook neuron, ANN twins.
+"""Benchmark: the training step (forward, loss, backward) and its memory: ours, PoT-LIF, textbook neuron, ANN twins.
 
 Interleaved runs, medians; each memory figure is taken in a process of its own. Prints a table, writes JSON. Examples:
     python tools/benchmarks/train.py scales=p,n,s imgsz=320 batch=4 rounds=7
@@ -33,7 +33,7 @@ from spikeyolo.neurons.config import NeuronConfig
 from spikeyolo.processor import keep_memory
 
 ANNS = ("relu", "silu")
-ALIGNED = {"AR-LIF": "tracked", "AR-LIF, learned range": "learned"}
+ALIGNED = {"PoT-LIF": "tracked", "PoT-LIF, learned range": "learned"}
 CHECKPOINTED = "ours, checkpoint=True"
 IMAGES_WITH = 3  # objects per image
 
@@ -42,7 +42,7 @@ def network(name: str, scale: str, T: int, options: dict[str, str]) -> Any:
     """Make a network in training mode."""
     neuron: dict[str, Any] = {"type": name}
     if name not in ANNS:
-        aligned = {"type": "ar-lif", "range": ALIGNED[name]} if name in ALIGNED else {}
+        aligned = {"type": "pot-lif", "range": ALIGNED[name]} if name in ALIGNED else {}
         neuron = (aligned or NeuronConfig.preset("ibra-lif").to_mapping()) | {"T": T}
     torch.manual_seed(0)
     architecture: Any = YAML.load(str(ARCHITECTURE)) | {"neuron": neuron, "scale": scale}

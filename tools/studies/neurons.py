@@ -1,11 +1,11 @@
 """Neurons x planes x seeds at equal budget on photo-digits; interruptible, it goes on. A day's work on a small CPU.
 
-python tools/studies/neurons.py [networks=relu,silu,lif,ilif,ibra,arlif-3,...] [seeds=0,1,2] [epochs=7] [imgsz=128]
+python tools/studies/neurons.py [networks=relu,silu,lif,ilif,ibra,potlif-3,...] [seeds=0,1,2] [epochs=7] [imgsz=128]
     [val=160] [project=runs/neurons] [train=False] [plot=docs/neurons.png]
-python tools/studies/neurons.py weights=arlif-spikeyolo-p.pt,ibra-spikeyolo-p.pt,relu-spikeyolo-p.pt [val=192]
+python tools/studies/neurons.py weights=potlif-spikeyolo-p.pt,ibra-spikeyolo-p.pt,relu-spikeyolo-p.pt [val=192]
 
 Networks: the ANN twins relu and silu; lif; ilif; ibra; ibra-DN with another D * N at the paper's N = 100 (ibra-4095:
-D = 40.95; ibra-inf: unbounded), networks=ablation for all of these; arlif-P with P planes; arlif-P-learned. Behind
+D = 40.95; ibra-inf: unbounded), networks=ablation for all of these; potlif-P with P planes; potlif-P-learned. Behind
 any name: residual1 (ibra-residual1), the official initialisation, and warmup0, no warm-up. All have the same seed,
 data, budget and recipe (spikeyolo-photo-digits.yaml). Each trained network is evaluated in deploy form; spikes and
 energy are counted. Several processes may share a project if their networks or seeds differ; train=False only gathers
@@ -41,11 +41,11 @@ from spikeyolo.network.checkpoints import open_detector, save_checkpoint
 from spikeyolo.network.names import PREFIXES
 from spikeyolo.neurons.config import NeuronConfig
 from spikeyolo.neurons.equations import MAX_D_N
-from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.neurons.integer import neurons_of
 
 Row = dict[str, Any]
 ABLATION = [*(f"ibra-{2**bits - 1}" for bits in range(4, 14)), "ibra-inf"]  # arXiv 2506.05679, Tab. 1
-NETWORKS = ["relu", "silu", "lif", "ilif", "ibra", *(f"arlif-{planes}" for planes in range(3, 10)), "arlif-5-learned"]
+NETWORKS = ["relu", "silu", "lif", "ilif", "ibra", *(f"potlif-{planes}" for planes in range(3, 10)), "potlif-5-learned"]
 NAMES = {"relu": "relu twin (ANN)", "silu": "silu twin (ANN)", "lif": "LIF", "ilif": "I-LIF", "ibra": "IBRA-LIF"}
 COLOURS = {
     "relu": "#8a94a3",
@@ -53,15 +53,15 @@ COLOURS = {
     "lif": "#b8452f",
     "ilif": "#7a5aa8",
     "ibra": "#e08e2b",
-    "arlif": "#2a6fbb",
+    "potlif": "#2a6fbb",
 }
 
 
 def title(network: str) -> str:
     """Return what a network is called in the field."""
     kind, *more = network.split("-")
-    if kind == "arlif":
-        return " ".join([f"AR-LIF, {more[0]} planes", *more[1:]])
+    if kind == "potlif":
+        return " ".join([f"PoT-LIF, {more[0]} planes", *more[1:]])
     if kind == "ibra":
         number = more.pop(0) if more and (more[0].isdecimal() or more[0] == "inf") else "511"
         return " ".join([f"IBRA-LIF, {'D unbounded' if number == 'inf' else f'D * N = {number}'}", *more])
@@ -80,7 +80,7 @@ def yaml_of(network: str) -> dict[str, Any]:
             neuron["D"] = MAX_D_N / neuron["N"]
         elif word.isdecimal() and kind == "ibra":
             neuron["D"] = int(word) / neuron["N"]
-        elif word.isdecimal() and kind == "arlif":
+        elif word.isdecimal() and kind == "potlif":
             neuron["planes"] = int(word)
         elif word not in ("residual1", "warmup0"):
             raise ValueError(f"networks={network}: {word!r} means nothing behind {kind}")
@@ -145,7 +145,7 @@ def draw(summary: list[Row], file: Path, options: dict[str, str]) -> None:
     for row in summary:
         kind, score = row["network"].split("-")[0], row["mAP50-95"]
         colour, name = COLOURS[kind], row["network"].partition("-")[2] or NAMES.get(kind, kind)
-        left_of = "learned" in row["network"] or "spikes" not in row  # beside AR-LIF's number, at the right edge
+        left_of = "learned" in row["network"] or "spikes" not in row  # beside PoT-LIF's number, at the right edge
         place, align = ((-5, 3), "right") if left_of else ((5, -11), "left")
         for axes, key in ((left, "spikes_per_code"), (right, "energy_uj")):
             if key in row:
@@ -159,10 +159,10 @@ def draw(summary: list[Row], file: Path, options: dict[str, str]) -> None:
             left.annotate(name, (0.02, score), (0, 3), ("axes fraction", "data"), "offset points", fontsize=8)
     aligned = sorted((r for r in summary if r["network"][6:].isdecimal()), key=lambda r: r["spikes_per_code"])
     for axes, key in ((left, "spikes_per_code"), (right, "energy_uj")):
-        axes.plot([r[key] for r in aligned], [r["mAP50-95"] for r in aligned], color=COLOURS["arlif"], alpha=0.4)
+        axes.plot([r[key] for r in aligned], [r["mAP50-95"] for r in aligned], color=COLOURS["potlif"], alpha=0.4)
         axes.grid(alpha=0.3)
         axes.margins(x=0.15)
-    left.set_xlabel("spikes per neuron; blue: AR-LIF with its number of planes")
+    left.set_xlabel("spikes per neuron; blue: PoT-LIF with its number of planes")
     left.set_ylabel("mAP50-95 (bars: lowest and highest seed)")
     right.set_xlabel(f"energy per image, µJ (modelled, {PRICE.name}; ANNs dense)")
     figure.savefig(file, dpi=110)
@@ -176,7 +176,7 @@ def dropped(file: str, size: str) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         network: Any = open_detector(file).model
-        neurons = [m for m in network.modules() if isinstance(m, IBRALIF)]
+        neurons = neurons_of(network).values()
         most = max((neuron.planes for neuron in neurons), default=0)
         for planes in range(most, min(most, 2) - 1, -1):
             for neuron in neurons:

@@ -41,7 +41,7 @@ from spikeyolo.measure.energy import MODELS, estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
-    "neurons": "ibra,arlif,ilif,lif,relu,silu",
+    "neurons": "ibra,potlif,ilif,lif,relu,silu",
     "scale": "p",
     "cycles": "10,13",  # epochs
     "imgsz": "160",
@@ -53,7 +53,7 @@ OPTIONS = {
 }
 TITLES = {
     "ibra": "**IBRA-LIF** (D 5.11, N 100, 9 planes)",
-    "arlif": "**AR-LIF** (5 planes, a range per neuron)",
+    "potlif": "**PoT-LIF** (5 planes, a range per neuron)",
     "ilif": "I-LIF (D 4, N 1, 3 planes)",
     "lif": "LIF (D 1, N 1, 1 plane)",
     "relu": "relu twin (ANN)",
@@ -240,7 +240,7 @@ def write_tables() -> None:
         "",
         "The same machine gives them to the last digit. Elsewhere the rounding noise of other convolution kernels",
         "turns into flipped codes, more so with few levels: with oneDNN switched off, mAP50-95 moved by 0.02 points",
-        "(IBRA-LIF), 0.06 (AR-LIF), 0.11 (I-LIF), 0.27 (LIF) and not at all (relu).",
+        "(IBRA-LIF), 0.06 (PoT-LIF), 0.11 (I-LIF), 0.27 (LIF) and not at all (relu).",
         "`pytest -m slow tests/test_assets.py` checks it.",
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n")
