@@ -40,6 +40,7 @@ def prepare_training(trainer: Any) -> None:
     """
     use_whole_cpu(trainer)
     check_ranges(trainer)
+    drop_repeated_rows(trainer)
     checkpoint = getattr(trainer.args, "checkpoint", False)
     if checkpoint not in (True, False):
         raise ValueError(f"checkpoint must be True or False, got checkpoint={checkpoint}")
@@ -57,6 +58,25 @@ def prepare_training(trainer: Any) -> None:
     for module in model.modules():
         if isinstance(module, SpikeBlock):
             module.checkpoint = True
+
+
+def drop_repeated_rows(trainer: Any) -> None:
+    """Drop the rows of results.csv whose epochs a resumed training trains again.
+
+    Ultralytics writes an epoch's row before its checkpoint: what is killed there has a row too many, or half a row.
+    """
+    from ultralytics.utils import RANK
+
+    if not (trainer.resume and RANK in {-1, 0} and is_ours(trainer.model) and trainer.csv.is_file()):
+        return
+    from spikeyolo.files import whole_file
+
+    header, *rows = trainer.csv.read_text().splitlines(keepends=True)
+    by_epoch = {row.split(",")[0].strip(): row for row in rows if row.endswith("\n")}
+    kept = [by_epoch[epoch] for epoch in map(str, range(1, trainer.start_epoch + 1)) if epoch in by_epoch]
+    if kept != rows:
+        with whole_file(trainer.csv, "make it writable") as part:
+            part.write_text("".join([header, *kept]))
 
 
 def check_ranges(trainer: Any) -> None:

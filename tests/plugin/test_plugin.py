@@ -22,7 +22,7 @@ import _spikeyolo_hook as hook
 import spikeyolo
 from spikeyolo import plugin
 from spikeyolo.plugin import patches
-from spikeyolo.plugin.callbacks import CALLBACKS, prepare_training, use_whole_cpu
+from spikeyolo.plugin.callbacks import CALLBACKS, drop_repeated_rows, prepare_training, use_whole_cpu
 
 
 def python(code, **environment):
@@ -223,6 +223,33 @@ def test_a_spiking_model_uses_every_core(digits):
             assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
+
+
+ROWS = "epoch,time,loss\n", "1,2.5,0.3\n", "2,5,0.2\n", "3,7.5,0.1\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "kept"),
+    [
+        (ROWS, ROWS[:3]),  # killed behind the row of epoch 3, whose checkpoint is missing
+        ((*ROWS[:3], "3,7."), ROWS[:3]),  # in the middle of it
+        ((*ROWS[:2], *ROWS[1:]), ROWS[:3]),  # with an epoch that was repeated before
+        (ROWS[:3], ROWS[:3]),
+    ],
+)
+def test_rows_of_epochs_that_are_trained_again_are_dropped(rows, kept, tmp_path):
+    csv = tmp_path / "results.csv"
+    csv.write_text("".join(rows))
+    trainer = SimpleNamespace(csv=csv, resume=True, start_epoch=2, model=YOLO(PICO).model)
+    drop_repeated_rows(trainer)
+    assert csv.read_text() == "".join(kept)
+    csv.write_text("".join(rows))
+    for other in ({"resume": False}, {"model": YOLO("yolo11n.yaml").model}):  # a new training, a stock model
+        drop_repeated_rows(SimpleNamespace(**vars(trainer) | other))
+        assert csv.read_text() == "".join(rows)
+    csv.unlink()
+    drop_repeated_rows(trainer)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_callback_is_pickled_by_reference():
