@@ -1,7 +1,5 @@
 """The files that ship with the package: model, data set and training YAML, trained weights, a clip."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent

@@ -1,7 +1,5 @@
 """What `spikeyolo checks` reports: versions, the plugin's state, devices, problems with remedies."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess
@@ -44,10 +42,10 @@ def require_plugin() -> None:
 def requirements() -> list[Requirement]:
     """Return spikeyolo itself and what it requires, as its installed metadata says."""
     try:
-        found = [Requirement(r) for r in metadata.requires("spikeyolo") or []]
+        required = [Requirement(r) for r in metadata.requires("spikeyolo") or []]
     except metadata.PackageNotFoundError:
-        found = []
-    return [Requirement("spikeyolo"), *(r for r in found if r.marker is None or r.marker.evaluate({"extra": ""}))]
+        required = []
+    return [Requirement("spikeyolo"), *(r for r in required if r.marker is None or r.marker.evaluate({"extra": ""}))]
 
 
 def _check_packages(facts: dict[str, str], problems: list[Problem]) -> None:

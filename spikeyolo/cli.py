@@ -1,7 +1,5 @@
 """The `spikeyolo` command: ``spikeyolo WORD key=value ...``; the words of `yolo` pass through."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,16 +91,15 @@ def import_(**options: Any) -> int:
     from spikeyolo.conversion.official import import_checkpoint
 
     source = options.pop("model")
-    found = import_checkpoint(source, **options)
-    count = sum(p.numel() for p in found.model.parameters())
-    print(
-        f"{source}: official SpikeYOLO, {count:,} parameters, {found.model.yaml['nc']} classes; nothing in it was run"
-    )
-    print(f"trained with {found.trained}")
-    if found.neuron != found.trained:
-        print(f"the same weights, but OTHER neurons: {found.neuron}")
+    imported = import_checkpoint(source, **options)
+    network = imported.model
+    count, classes = sum(p.numel() for p in network.parameters()), network.yaml["nc"]
+    print(f"{source}: official SpikeYOLO, {count:,} parameters, {classes} classes; nothing in it was run")
+    print(f"trained with {imported.trained}")
+    if imported.neuron != imported.trained:
+        print(f"the same weights, but OTHER neurons: {imported.neuron}")
         print("its accuracy is not that of the source; train it on from there: yolo train model=...")
-    print(f"Results saved to {found.file}")
+    print(f"Results saved to {imported.file}")
     return 0
 
 

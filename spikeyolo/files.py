@@ -1,7 +1,5 @@
 """Files and folders that appear whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import logging
@@ -12,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ultralytics.utils import LOGGER
+
+PROJECT = "choose another folder with project="  # the remedy where that argument says where to write
 
 
 @contextlib.contextmanager
@@ -42,6 +42,24 @@ def whole_file(target: Path, remedy: str) -> Iterator[Path]:
             LOGGER.removeFilter(rename)
 
 
+def make_folder(folder: Path, *, shown: Path | None = None, remedy: str = PROJECT, exist_ok: bool = False) -> None:
+    """Make a folder and those that it is in.
+
+    Args:
+        folder: What to make.
+        shown: What a message calls it.
+        remedy: What to do if it cannot be made.
+        exist_ok: Whether it may be there already.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as e:
+        raise type(e)(f"cannot write to {shown or folder}: {e.strerror}; {remedy}") from e
+
+
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """Give a folder beside the target to write to; it is deleted in the end, unless it was renamed.
@@ -50,10 +68,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         OSError: If nothing can be written there.
     """
     part = target.with_name(f".{target.name}-{os.getpid()}")
-    try:
-        part.mkdir(parents=True)
-    except OSError as e:
-        raise type(e)(f"cannot write to {target.parent}: {e.strerror}; choose another folder with project=") from e
+    make_folder(part, shown=target.parent)
     try:
         yield part
     finally:

@@ -1,7 +1,5 @@
 """What makes PyTorch use a CPU well: all of its cores, and memory that is kept from one step to the next."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -97,17 +97,17 @@ def state_dict(module: Record) -> dict[str, Tensor]:
     Raises:
         ValueError: If this is no module, or if it is endless.
     """
-    found = {
+    tensors = {
         f"{path}.{key}".lstrip("."): value
         for path, part in modules(module).items()
         for kind in ("_parameters", "_buffers")
         for key, value in _mapping(part, kind).items()
         if isinstance(value, StoredTensor) and key not in _transient(part)
     }
-    held = {value.storage.file: value.storage.count for value in found.values()}
-    if sum(math.prod(value.size) for value in found.values()) > 2 * sum(held.values()):
+    held = {value.storage.file: value.storage.count for value in tensors.values()}
+    if sum(math.prod(value.size) for value in tensors.values()) > 2 * sum(held.values()):
         raise ValueError("declares more numbers than it has: refused")
-    return {name: value.load() for name, value in found.items()}
+    return {name: value.load() for name, value in tensors.items()}
 
 
 def modules(module: Record, limit: int = 20_000) -> dict[str, Record]:
@@ -116,29 +116,29 @@ def modules(module: Record, limit: int = 20_000) -> dict[str, Record]:
     Raises:
         ValueError: If this is no module, or if there are more than ``limit``: they can hold each other.
     """
-    found: dict[str, Record] = {}
+    parts: dict[str, Record] = {}
     pending: list[tuple[str, object]] = [("", module)]
     while pending:
         path, part = pending.pop()
         if not isinstance(part, Record):
             raise ValueError(f"holds no module at {path or 'its root'}")
-        found[path] = part
-        if len(found) > limit:
+        parts[path] = part
+        if len(parts) > limit:
             raise ValueError(f"holds more than {limit} modules")
         pending += [(f"{path}.{key}".lstrip("."), child) for key, child in _mapping(part, "_modules").items() if child]
-    return found
+    return parts
 
 
 def _mapping(part: Record, name: str) -> dict[str, Any]:
     """Return an attribute that is a dictionary in every module; a record may have anything there."""
-    found = part.attributes.get(name)
-    return found if isinstance(found, dict) else {}
+    value = part.attributes.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _transient(part: Record) -> set[str]:
     """Return the names of the buffers that no state dict holds."""
-    found = part.attributes.get("_non_persistent_buffers_set")
-    return found if isinstance(found, set) else set()
+    names = part.attributes.get("_non_persistent_buffers_set")
+    return names if isinstance(names, set) else set()
 
 
 def _read(archive: zipfile.ZipFile, size: int) -> Any:

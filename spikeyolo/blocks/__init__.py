@@ -8,10 +8,13 @@ This is a door: checkpoints name its classes by this address, so that they can m
 
 from spikeyolo.blocks.conv import NeuronConv, SpikeConv, SpikeDown, SpikeEncoder
 from spikeyolo.blocks.detect import SpikeDetect
-from spikeyolo.blocks.rep import BorderNorm, RepChain, SepChain, SpikeRepConv, SpikeSepConv
+from spikeyolo.blocks.rep import BorderNorm, RepChain, SepChain, SpikeRepConv, SpikeSepConv, factored
 from spikeyolo.blocks.residual import SpikeBlock, SpikeRepBlock, SpikeSeparable, SpikeSPPF
 
-CLASSES = (SpikeEncoder, SpikeConv, SpikeDown, NeuronConv, BorderNorm, RepChain, SepChain, SpikeRepConv, SpikeSepConv)
-CLASSES += (SpikeSeparable, SpikeBlock, SpikeRepBlock, SpikeSPPF, SpikeDetect)
-for cls in CLASSES:
+__all__ = ["BorderNorm", "NeuronConv", "RepChain", "SepChain", "SpikeBlock", "SpikeConv", "SpikeDetect", "SpikeDown"]
+__all__ += ["SpikeEncoder", "SpikeRepBlock", "SpikeRepConv", "SpikeSPPF", "SpikeSepConv", "SpikeSeparable", "factored"]
+
+for cls in (SpikeEncoder, SpikeConv, SpikeDown, NeuronConv, BorderNorm, RepChain, SepChain, SpikeRepConv):
+    cls.__module__ = __name__
+for cls in (SpikeSepConv, SpikeSeparable, SpikeBlock, SpikeRepBlock, SpikeSPPF, SpikeDetect):
     cls.__module__ = __name__

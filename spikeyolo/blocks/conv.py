@@ -1,7 +1,5 @@
 """Convolutions with their neurons, and the encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn

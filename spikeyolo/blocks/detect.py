@@ -1,7 +1,5 @@
 """The spiking detection head. Class paths are the checkpoint format: do not move them."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """Activation checkpointing of blocks whose statistics and ranges move."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -9,7 +7,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from spikeyolo.neurons.ranges import ranges_of
+from spikeyolo.neurons import ranges_of
 
 
 def recomputed(x: Tensor, *modules: nn.Module) -> Tensor:
@@ -19,7 +17,7 @@ def recomputed(x: Tensor, *modules: nn.Module) -> Tensor:
     neurons as the first one has made them, and has the ranges that it had.
     """
     chain = nn.Sequential(*modules)
-    reaches = [found.reach.clone() for found in ranges_of(chain)]
+    reaches = [own_range.reach.clone() for own_range in ranges_of(chain)]
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), _frozen_statistics(chain, reaches)
@@ -34,15 +32,15 @@ def _frozen_statistics(module: nn.Module, reaches: list[Tensor]) -> Iterator[Non
     """Let BatchNorms normalise by the batch, but not count it, and neurons have these ranges, which end with it."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    ranges = [(found, found.reach) for found in ranges_of(module)]
+    ranges = [(own_range, own_range.reach) for own_range in ranges_of(module)]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
-    for (found, _), reach in zip(ranges, reaches, strict=True):
-        found.reach = reach
+    for (own_range, _), reach in zip(ranges, reaches, strict=True):
+        own_range.reach = reach
     try:
         yield
     finally:
         for norm, (momentum, count) in zip(norms, before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count
-        for found, reach in ranges:
-            found.reach = reach
+        for own_range, reach in ranges:
+            own_range.reach = reach

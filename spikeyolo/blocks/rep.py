@@ -1,7 +1,5 @@
 """Re-parameterised chains of linear layers, and the one convolution that each equals."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Residual blocks and pyramid pooling."""
 
-from __future__ import annotations
-
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn

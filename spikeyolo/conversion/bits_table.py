@@ -1,7 +1,5 @@
 """The price of fewer bits: a converted network with 3 to 9 bits, with one range and with a range per layer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +9,7 @@ from matplotlib.figure import Figure
 from ultralytics.utils.tqdm import TQDM
 
 from spikeyolo.conversion.calibration import Potentials, Ranges
-from spikeyolo.conversion.spiking_copy import SpikingTwin
+from spikeyolo.conversion.spiking_copy import SpikingCopy
 from spikeyolo.measure.evaluate import COUNTED, PRICE, Row, measure
 from spikeyolo.network.checkpoints import save_checkpoint
 
@@ -20,7 +18,7 @@ WAYS = {"one": "one range, D = 5.11", "layer": "a range per layer"}
 
 
 def evaluate(
-    twin: SpikingTwin, potentials: Mapping[str, Potentials], ranges: Ranges, file: Path, validation: dict[str, Any]
+    twin: SpikingCopy, potentials: Mapping[str, Potentials], ranges: Ranges, file: Path, validation: dict[str, Any]
 ) -> list[Row]:
     """Evaluate a converted network in deploy form with each number of bits; its ranges are others afterwards.
 

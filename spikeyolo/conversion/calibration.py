@@ -1,7 +1,5 @@
 """Ranges of neurons from data: what potentials a network has on images, and the D, N and rest code that fit them."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spikeyolo.neurons.integer import IBRALIF, neurons_of
+from spikeyolo.neurons import IBRALIF, neurons_of
 
 BITS = 8
 PAPER_D = 5.11  # one range for all neurons
@@ -53,7 +51,7 @@ def observe(
         ValueError: If a potential is not a number.
     """
     generator = torch.Generator().manual_seed(0)
-    found: dict[str, list[Tensor]] = {}
+    samples: dict[str, list[Tensor]] = {}
     ends: dict[str, tuple[float, float]] = {}
 
     def look(name: str):
@@ -65,7 +63,7 @@ def observe(
             before = ends.get(name, (0.0, 0.0))
             ends[name] = min(before[0], low), max(before[1], high)
             chosen = torch.randint(potential.numel(), (SAMPLES * len(potential),), generator=generator)
-            found.setdefault(name, []).append(potential.flatten()[chosen.to(potential.device)].float().cpu())
+            samples.setdefault(name, []).append(potential.flatten()[chosen.to(potential.device)].float().cpu())
             return potential
 
         return hook
@@ -75,7 +73,7 @@ def observe(
             hooks.enter_context(neuron.register_forward_hook(look(name)))
         for batch in images:
             run(batch)
-    return {name: Potentials(*ends[name], torch.cat(found[name]).numpy()) for name in found}
+    return {name: Potentials(*ends[name], torch.cat(samples[name]).numpy()) for name in samples}
 
 
 def choose_range(
@@ -110,13 +108,13 @@ def fit(low: float, high: float, bits: int, *, shift: bool = False) -> tuple[flo
     """
     codes = 2**bits - 1
     rests = [1 << i for i in range(bits) if 1 << i < codes] if low < 0 else []
-    found = []
+    candidates = []
     for rest in rests or [0]:
         N = min((codes - rest) / high if high > 0 else math.inf, rest / -low if rest else math.inf)
         if not math.isfinite(N):  # there is nothing to tell apart
             N = float(codes)
-        found.append((2.0 ** math.floor(math.log2(N)) if shift else N, -rest))
-    N, rest = max(found)
+        candidates.append((2.0 ** math.floor(math.log2(N)) if shift else N, -rest))
+    N, rest = max(candidates)
     return codes / N, N, -rest
 
 
@@ -179,14 +177,14 @@ class Ranges:
 
     def choose(self, potentials: Mapping[str, Potentials]) -> dict[str, list[float]]:
         """Return [D, N, rest] of each neuron, by name."""
-        return {name: list(self._range(found)) for name, found in potentials.items()}
+        return {name: list(self._range(read)) for name, read in potentials.items()}
 
-    def _range(self, found: Potentials) -> tuple[float, float, int]:
+    def _range(self, read: Potentials) -> tuple[float, float, int]:
         if self.N:
             return self.D, self.N, 0
         if self.one:
-            return fit(found.low, self.D or PAPER_D, self.planes)
-        return choose_range(found, self.planes, percentile=self.percentile, shift=self.power_of_two)
+            return fit(read.low, self.D or PAPER_D, self.planes)
+        return choose_range(read, self.planes, percentile=self.percentile, shift=self.power_of_two)
 
     def __str__(self) -> str:
         bits = f"{self.planes} bit{'s' * (self.planes > 1)}"

@@ -1,7 +1,5 @@
 """ANN to SNN without training: a neuron in place of each activation, with ranges calibrated on images."""
 
-from __future__ import annotations
-
 import copy
 import json
 from dataclasses import asdict, dataclass, field
@@ -17,12 +15,12 @@ from ultralytics.utils.torch_utils import select_device
 from spikeyolo.assets import find_weights
 from spikeyolo.conversion import bits_table, calibration
 from spikeyolo.conversion.calibration import Ranges
-from spikeyolo.conversion.spiking_copy import SpikingTwin
+from spikeyolo.conversion.spiking_copy import SpikingCopy
 from spikeyolo.data.images import Images
 from spikeyolo.files import sha256, whole_folder
 from spikeyolo.network.checkpoints import free_file, open_detector, save_checkpoint, validate
 from spikeyolo.network.real_valued import real_valued
-from spikeyolo.neurons.integer import neurons_of
+from spikeyolo.neurons import neurons_of
 from spikeyolo.processor import use_all_cores
 
 
@@ -90,7 +88,7 @@ def convert(
     if min(images, batch) < 1 or imgsz < 0:
         raise ValueError(f"images and batch must be at least 1, got images={images}, batch={batch}, imgsz={imgsz}")
     yolo = open_detector(model)
-    twin = SpikingTwin(yolo.model)
+    twin = SpikingCopy(yolo.model)
     network = twin.network
     size: Any = check_imgsz(imgsz or yolo.overrides.get("imgsz") or 640, stride=int(network.stride.max()))
     calibrating = Images.of_data(data, "train", images, classes=len(network.names))

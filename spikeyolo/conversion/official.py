@@ -1,7 +1,5 @@
 """Checkpoints of the official SpikeYOLO: read without running anything from them, rebuilt with our blocks."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Mapping
@@ -19,7 +17,7 @@ from spikeyolo.files import sha256
 from spikeyolo.network.checkpoints import free_file, save_checkpoint
 from spikeyolo.network.names import neuron_named
 from spikeyolo.network.parser import parse_model
-from spikeyolo.neurons.config import NeuronConfig
+from spikeyolo.neurons import NeuronConfig
 from spikeyolo.records import Record, modules, read_checkpoint, state_dict
 
 _NAMES = (  # official name, ours; applied in this order
@@ -91,8 +89,8 @@ def import_checkpoint(model: str | Path, *, neuron: str = "", project: str | Pat
         raise FileNotFoundError(f"model={model} does not exist; give an official SpikeYOLO checkpoint (.pt)")
     checkpoint = read_checkpoint(file)
     try:
-        found = _find_network(checkpoint)
-        network, trained = _rebuild(found, other)
+        record = _find_network(checkpoint)
+        network, trained = _rebuild(record, other)
     except (ValueError, TypeError) as e:
         raise ValueError(f"{file}: {e}") from e
     given = checkpoint.get("train_args")

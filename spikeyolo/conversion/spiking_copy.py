@@ -1,7 +1,5 @@
 """The spiking copy of an ANN: neurons in the place of its activations."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,12 +9,10 @@ import torch
 from torch import nn
 
 from spikeyolo.network.insertion import insert_neurons
-from spikeyolo.neurons.config import NeuronConfig
-from spikeyolo.neurons.integer import neurons_of
-from spikeyolo.neurons.twins import ReLU, SiLU
+from spikeyolo.neurons import NeuronConfig, ReLU, SiLU, neurons_of
 
 
-class SpikingTwin:
+class SpikingCopy:
     """A copy of an ANN with neurons; they have the paper's range until `set_ranges`.
 
     Args:

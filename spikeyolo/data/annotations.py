@@ -1,7 +1,5 @@
 """COCO-format annotation files: read and checked, matched with a model's classes and with images on disk."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter
@@ -118,7 +116,7 @@ def find_images(dataset: dict[str, Any], folder: Path, skip: bool) -> tuple[dict
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"images={folder} is not a folder; give the folder of the images")
-    found, missing = {}, []
+    present, missing = {}, []
     for image in dataset["images"]:
         given = folder / image["file_name"]
         file = given if given.is_file() else folder / given.name  # some files name val2017/0001.jpg
@@ -128,14 +126,14 @@ def find_images(dataset: dict[str, Any], folder: Path, skip: bool) -> tuple[dict
         except (OSError, ImportError):  # missing, or no image: Ultralytics then looks for a HEIF reader
             missing.append(image["file_name"])
         else:
-            found[str(file)] = {"id": image["id"], "shape": (height, width)}
-    if len(found) + len(missing) < len(dataset["images"]):
+            present[str(file)] = {"id": image["id"], "shape": (height, width)}
+    if len(present) + len(missing) < len(dataset["images"]):
         raise ValueError("several images of the annotation file are one and the same file")
     if missing:
         text = f"{len(missing)} of {len(dataset['images'])} images are missing from {folder} or unreadable"
-        if not skip or not found:
+        if not skip or not present:
             raise FileNotFoundError(
                 f"{text}: {_listed(missing)}; add them, or evaluate the rest with skip_missing=True"
             )
         LOGGER.warning(f"{text} and are left out: {', '.join(missing)}")
-    return found, missing
+    return present, missing

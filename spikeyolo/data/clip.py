@@ -1,7 +1,5 @@
 """The clip of the demo: digits of photo-digits that move over its photographs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

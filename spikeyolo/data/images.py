@@ -72,18 +72,18 @@ class Images:
         if not data:
             raise ValueError("data= is missing, e.g. data=photo-digits.yaml")
         try:
-            found: dict[str, Any] = check_det_dataset(data)
+            dataset: dict[str, Any] = check_det_dataset(data)
         except SyntaxError as e:  # how Ultralytics names a missing key
             raise ValueError(f"data={data} is no data set: {str(e).splitlines()[0]}") from e
-        if classes and found["nc"] != classes:
-            raise ValueError(f"{data} has {found['nc']} classes, the model {classes}; they must be the same")
-        if not found.get(split):
-            given = [key for key in ("train", "val", "test") if found.get(key)]
-            raise FileNotFoundError(f"{data} has no split {split!r}; splits are {', '.join(given)}")
+        if classes and dataset["nc"] != classes:
+            raise ValueError(f"{data} has {dataset['nc']} classes, the model {classes}; they must be the same")
+        if not dataset.get(split):
+            known = [key for key in ("train", "val", "test") if dataset.get(key)]
+            raise FileNotFoundError(f"{data} has no split {split!r}; splits are {', '.join(known)}")
         try:
-            files = BaseDataset.get_img_files(SimpleNamespace(prefix="", fraction=1.0), found[split])  # pyright: ignore[reportArgumentType] (all that it reads)
+            files = BaseDataset.get_img_files(SimpleNamespace(prefix="", fraction=1.0), dataset[split])  # pyright: ignore[reportArgumentType] (all that it reads)
         except FileNotFoundError as e:
-            raise FileNotFoundError(f"split {split!r} of {data} has no images in {found[split]}") from e
+            raise FileNotFoundError(f"split {split!r} of {data} has no images in {dataset[split]}") from e
         chosen = np.linspace(0, len(files) - 1, min(max(limit, 1), len(files))).round().astype(int)
         about = f"{len(chosen)} of {len(files)} images of split {split} of {data}, spread evenly"
         return cls(LoadImagesAndVideos([files[i] for i in chosen]), limit, about)
@@ -107,11 +107,11 @@ class Images:
     def batches(self, batch: int, height: int, width: int) -> Iterator[Batch]:
         """Yield letterboxed batches (batch, 3, height, width), RGB in [0, 1]; the last may be smaller."""
         fit = LetterBox((height, width), auto=False)
-        found: list[Batch] = []
+        pending: list[Batch] = []
         for frame in self:
-            found.append(np.asarray(fit(image=frame))[..., ::-1].transpose(2, 0, 1).astype(np.float32) / 255)
-            if len(found) == batch:
-                yield np.stack(found)
-                found = []
-        if found:
-            yield np.stack(found)
+            pending.append(np.asarray(fit(image=frame))[..., ::-1].transpose(2, 0, 1).astype(np.float32) / 255)
+            if len(pending) == batch:
+                yield np.stack(pending)
+                pending = []
+        if pending:
+            yield np.stack(pending)

@@ -6,8 +6,6 @@ computed with +, -, * and / on float64 from a frozen random stream and stored lo
 images everywhere.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json
@@ -171,18 +169,18 @@ def _make_split(root: Path, split: str, regions: list[Image], options: dict[str,
 
     def make(i: int) -> tuple[bytes, list[tuple[int, Box]]]:  # hash of the pixels, digits
         rng = FrozenRandom(options["seed"], SPLITS.index(split), i)
-        image, found = draw(rng, regions, scans, classes, size)
+        image, drawn = draw(rng, regions, scans, classes, size)
         file = images / f"{i:012d}.png"
         if not cv2.imwrite(str(file), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
             raise OSError(f"{file} cannot be written")
-        return hashlib.sha256(image.tobytes()).digest(), found
+        return hashlib.sha256(image.tobytes()).digest(), drawn
 
     # Each image has a random stream of its own: threads change nothing but the time.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for i, (pixel_hash, found) in enumerate(pool.map(make, range(options[split]))):
+        for i, (pixel_hash, drawn) in enumerate(pool.map(make, range(options[split]))):
             coco["images"].append({"id": i, "file_name": f"{i:012d}.png", "width": size, "height": size})
             lines = []
-            for digit, (x1, y1, x2, y2) in found:
+            for digit, (x1, y1, x2, y2) in drawn:
                 w, h = x2 - x1, y2 - y1
                 xywh = ((x1 + w / 2) / size, (y1 + h / 2) / size, w / size, h / size)
                 lines.append(f"{digit} " + " ".join(f"{v:.6f}" for v in xywh))
@@ -216,10 +214,10 @@ def draw(
 ) -> tuple[Image, list[tuple[int, Box]]]:
     """Draw one image, (size, size, 3), and its digits with their boxes."""
     canvas = _background(rng, regions[rng.below(len(regions))], size)
-    found: list[tuple[int, Box]] = []
+    digits: list[tuple[int, Box]] = []
     wanted = 1 + rng.below(MOST_DIGITS)
     for _ in range(50):
-        if len(found) == wanted:
+        if len(digits) == wanted:
             break
         k = rng.below(len(scans))
         alpha = draw_ink(rng, scans[k])
@@ -228,7 +226,7 @@ def draw(
             continue
         x, y = rng.below(size - w + 1), rng.below(size - h + 1)
         box = (x, y, x + w, y + h)
-        if any(_overlap(box, other) > MAX_OVERLAP for _, other in found):
+        if any(_overlap(box, other) > MAX_OVERLAP for _, other in digits):
             continue
         patch = canvas[y : y + h, x : x + w]
         mean = patch.mean((0, 1))
@@ -237,8 +235,8 @@ def draw(
             colour = np.array([rng.between(0, 255) for _ in range(3)])
         alpha = alpha[..., None] * rng.between(0.6, 1.0)
         patch[:] = patch * (1 - alpha) + colour * alpha
-        found.append((int(classes[k]), box))
-    return np.floor(canvas + 0.5).astype(np.uint8), found
+        digits.append((int(classes[k]), box))
+    return np.floor(canvas + 0.5).astype(np.uint8), digits
 
 
 def _background(rng: FrozenRandom, region: Image, size: int) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ This is a door: saved networks in deploy form name its classes by this address, 
 of this folder.
 """
 
-from spikeyolo.deployment.form import DeployForm, emitted_codes, form_of
+from spikeyolo.deployment.form import DeployForm, emitted_codes, form_of, has_neurons
 from spikeyolo.deployment.layers import (
     CodeDetect,
     CodeNeuron,
@@ -18,7 +18,8 @@ from spikeyolo.deployment.layers import (
 )
 from spikeyolo.deployment.transform import GRAPHS, deploy
 
-__all__ = ["GRAPHS", "DeployForm", "deploy", "emitted_codes", "form_of"]
+__all__ = ["GRAPHS", "CodeDetect", "CodeNeuron", "CodeStockDetect", "DeployForm", "Expectation", "FixedPointConv"]
+__all__ += ["GridActivation", "PixelConv", "PlaneConv", "Widen", "deploy", "emitted_codes", "form_of", "has_neurons"]
 
 for cls in (FixedPointConv, PixelConv, PlaneConv, CodeNeuron, GridActivation, Widen, CodeDetect, CodeStockDetect):
     cls.__module__ = __name__

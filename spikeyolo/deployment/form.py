@@ -1,7 +1,5 @@
 """What was done to a network in deploy form, and the codes that it emits."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from dataclasses import dataclass, field
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeyolo.deployment.layers import CodeNeuron, FixedPointConv
-from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.neurons import IBRALIF
 
 
 @dataclass
@@ -34,6 +32,12 @@ class DeployForm:
     def planes(self) -> dict[str, int]:
         """Number of binary planes by convolution (all but the stem)."""
         return {name: neuron.planes for name, neuron in self.neurons.items()}
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """D, N, T and decay of the neurons: the number that all have, or None."""
+        numbers = {key: {getattr(n, key) for n in self.neurons.values()} for key in ("D", "N", "T", "decay")}
+        return {key: values.pop() if len(values) == 1 else None for key, values in numbers.items()}
 
     @property
     def grids(self) -> dict[str, int]:

@@ -1,7 +1,5 @@
 """The grid of each layer: as fine as float32 allows for any image."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from typing import Any, NamedTuple
@@ -28,14 +26,14 @@ def choose_grids(model: nn.Module) -> None:
     while True:
         form.inexact = {}
         coarser = False
-        found = _potentials(model)
-        for names, bound, _ in found.read:
+        potentials = _potentials(model)
+        for names, bound, _ in potentials.read:
             joined = [g for g in groups if g & names]
             group = set().union(*joined)
             if len(joined) > 1:  # what is added up shares a grid
                 groups = [g for g in groups if g not in joined] + [group]
             # a grid is coarse in comparison with the codes of the neurons that read it
-            readers = [scale for others, _, scale in found.read if scale and others & group]
+            readers = [scale for others, _, scale in potentials.read if scale and others & group]
             coarsest = COARSEST_GRID + math.floor(math.log2(max(readers, default=lowest)))
             grid = min(form.convs[name].grid for name in group)
             if bound * 2.0**coarsest > 2**SIGNIFICANT_BITS:
@@ -48,7 +46,7 @@ def choose_grids(model: nn.Module) -> None:
                     coarser = True
         if not coarser:
             break
-    for activation, names in found.rounded.items():
+    for activation, names in potentials.rounded.items():
         activation.grid = min(form.convs[name].grid for name in names)
     for conv in form.convs.values():
         conv.forget()
@@ -76,7 +74,7 @@ def _potentials(model: Any) -> _Potentials:
     form = form_of(model)
     first = next(model.parameters())
     markers = {name: torch.ones((), device=first.device) for name in form.convs}
-    found = _Potentials([({n}, float(c.bounds().max()), 0.0) for n, c in form.convs.items()], {})
+    potentials = _Potentials([({n}, float(c.bounds().max()), 0.0) for n, c in form.convs.items()], {})
 
     def give_bounds(name: str):
         def hook(conv: FixedPointConv, _, output: Tensor) -> Tensor:
@@ -92,11 +90,11 @@ def _potentials(model: Any) -> _Potentials:
 
     def read(neuron: CodeNeuron, inputs: tuple[Tensor]) -> Tensor:
         (potential,) = inputs
-        found.read.append((arriving(potential), float(potential.detach().max()), neuron.scale))
+        potentials.read.append((arriving(potential), float(potential.detach().max()), neuron.scale))
         return torch.zeros_like(potential)
 
     def pass_on(activation: GridActivation, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        found.rounded[activation] = arriving(inputs[0])
+        potentials.rounded[activation] = arriving(inputs[0])
         return inputs[0].float()  # no activation exceeds its input in magnitude
 
     hooks = [conv.register_forward_hook(give_bounds(name)) for name, conv in form.convs.items()]
@@ -109,4 +107,4 @@ def _potentials(model: Any) -> _Potentials:
             marker.requires_grad_(True)
         size = 2 * int(model.stride.max())
         model(torch.zeros(1, model.yaml.get("channels", 3), size, size, device=first.device))
-    return found
+    return potentials

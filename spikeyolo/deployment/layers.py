@@ -3,14 +3,12 @@
 Class paths are what a saved network in deploy form holds: do not move them.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.head import Detect
 
-from spikeyolo.blocks.detect import SpikeDetect
-from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.blocks import SpikeDetect
+from spikeyolo.neurons import IBRALIF
 
 FINEST_GRID = 12  # finer ones change no mAP, but the width of the weights
 

@@ -9,8 +9,6 @@ with weights and biases on a grid of 2^-grid. The grid is as fine as float32 all
 image, every partial sum is a multiple of 2^-grid below 2^(24 - grid), so float32 holds it exactly in any order.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +22,7 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils import LOGGER
 
-from spikeyolo.blocks.conv import SpikeConv, SpikeEncoder
+from spikeyolo.blocks import SpikeConv, SpikeEncoder
 from spikeyolo.deployment.form import DeployForm, form_of, has_neurons
 from spikeyolo.deployment.grids import COARSEST_GRID, SIGNIFICANT_BITS, choose_grids
 from spikeyolo.deployment.layers import (
@@ -38,9 +36,7 @@ from spikeyolo.deployment.layers import (
     Widen,
 )
 from spikeyolo.network.insertion import ACTIVATIONS
-from spikeyolo.neurons.integer import IBRALIF, neuron_in, neurons_of
-from spikeyolo.neurons.ranges import check_planes, check_tracked
-from spikeyolo.neurons.twins import SiLU
+from spikeyolo.neurons import IBRALIF, SiLU, check_planes, check_tracked, neuron_in, neurons_of
 
 GRAPHS = ("spike", "integer")
 
@@ -160,11 +156,11 @@ def _check_spike_driven(model: nn.Module) -> None:
 
 def _replace(model: nn.Module) -> DeployForm:
     """Exchange neurons and convolutions for those of the deploy form, in place."""
-    found = pairs(model)
-    unit = max(neuron.N for *_, neuron in found if neuron is not None)
+    convolutions = pairs(model)
+    unit = max(neuron.N for *_, neuron in convolutions if neuron is not None)
     form = DeployForm(unit, {}, {})
     parents = {child: (parent, key) for parent in model.modules() for key, child in parent.named_children()}
-    for name, holder, attribute, neuron in found:
+    for name, holder, attribute, neuron in convolutions:
         conv = getattr(holder, attribute)
         if neuron is None:
             new = PixelConv(conv, scale=unit / 255, unit=unit, largest=255, grid=FINEST_GRID)

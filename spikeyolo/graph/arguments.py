@@ -1,12 +1,9 @@
 """Arguments of ``yolo export``: what they may be for a spiking model."""
 
-from __future__ import annotations
-
 from typing import Any
 
-from spikeyolo.deployment.form import has_neurons
-from spikeyolo.deployment.transform import GRAPHS
-from spikeyolo.neurons.ranges import check_planes, check_tracked
+from spikeyolo.deployment import GRAPHS, has_neurons
+from spikeyolo.neurons import check_planes, check_tracked
 
 EXPORT_ARGUMENTS = ("graph", "planes")  # what yolo export takes in addition
 OPSET = 18  # the first with BitwiseAnd

@@ -4,8 +4,6 @@ Both are the deploy form (`spikeyolo.deployment`). Ultralytics' own exporter wri
 turns every convolution of codes into convolutions of binary planes that share its weight. ONNX operators only.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +15,7 @@ import ultralytics
 from ultralytics.utils import LOGGER, colorstr
 
 from spikeyolo.assets import find_weights
-from spikeyolo.deployment.form import DeployForm, form_of
-from spikeyolo.deployment.transform import deploy
+from spikeyolo.deployment import DeployForm, deploy, form_of
 from spikeyolo.files import sha256, whole_file
 from spikeyolo.graph.notes import Notes, digest
 from spikeyolo.graph.planes import name_layers, to_spike_graph
@@ -72,12 +69,10 @@ def describe(trained: Any, form: DeployForm, *, graph: str, planes: int | None, 
         planes: Most planes that were asked for.
         source: Its checkpoint.
     """
-    neurons = form.neurons.values()
-    common = {key: {getattr(n, key) for n in neurons} for key in ("D", "N", "T", "decay")}
     packages = {"ultralytics": ultralytics, "torch": torch, "onnx": onnx}
     return Notes(
         graph=graph,
-        **{key: values.pop() if len(values) == 1 else None for key, values in common.items()},
+        **form.common,
         ranges={name: [n.D, n.N, n.rest] for name, n in form.neurons.items()},
         unit=form.unit,
         planes=form.planes,

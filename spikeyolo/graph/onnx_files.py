@@ -1,7 +1,5 @@
 """ONNX files: read, and run with their inner tensors visible."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -32,18 +30,18 @@ def load(path: Path) -> onnx.ModelProto:
 
 def input_size(model: onnx.ModelProto, path: Path) -> tuple[int, int, int]:
     """Return batch, height and width that images must have."""
-    given = {t.name for t in model.graph.initializer}
-    inputs = [i for i in model.graph.input if i.name not in given]
+    constants = {t.name for t in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in constants]
     shape = [d.dim_value or None for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
     if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (None, 3):
-        found = ", ".join(
+        shown = ", ".join(
             f"{i.name} {[d.dim_value or d.dim_param for d in i.type.tensor_type.shape.dim]}" for i in inputs
         )
         raise ValueError(
-            f"{path} does not take images: its input is {found or 'missing'}, not (batch, 3, height, width)"
+            f"{path} does not take images: its input is {shown or 'missing'}, not (batch, 3, height, width)"
         )
-    noted = json.loads(metadata(model).get("imgsz", "[640, 640]"))
-    return shape[0] or 1, shape[2] or noted[0], shape[3] or noted[1]
+    imgsz = json.loads(metadata(model).get("imgsz", "[640, 640]"))
+    return shape[0] or 1, shape[2] or imgsz[0], shape[3] or imgsz[1]
 
 
 def open_session(model: onnx.ModelProto, outputs: list[str], *, optimise: bool) -> Any:

@@ -1,7 +1,5 @@
 """The integer graph to the spike graph."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np

@@ -4,8 +4,6 @@ Images, letterbox and non-maximum suppression are those of ``yolo val``: its val
 annotation file. Boxes are kept as numbers, and classes are evaluated one after the other, so that memory stays bounded.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -114,13 +112,13 @@ def evaluate(
         raise ValueError(f"{annotations} has no annotations to evaluate on; add save_json=results.json for a server")
     remedy = "choose another file with save_json="
     with whole_file(Path(save_json), remedy) if save_json else contextlib.nullcontext() as part:
-        given = {"batch": batch, "conf": conf, "iou": iou, "max_det": max_det, "device": device or None}
-        found = _detect(model, dataset, files, given | ({"imgsz": imgsz} if imgsz else {}))
+        arguments = {"batch": batch, "conf": conf, "iou": iou, "max_det": max_det, "device": device or None}
+        detections = _detect(model, dataset, files, arguments | ({"imgsz": imgsz} if imgsz else {}))
         if part:
-            found.write(part)
+            detections.write(part)
     ids = sorted({image["id"] for image in files.values()})
-    metrics, classes = _metrics(dataset, ids, found) if labelled else ({}, [])
-    return Evaluation(metrics, classes, len(files), skipped, len(found.scores))
+    metrics, classes = _metrics(dataset, ids, detections) if labelled else ({}, [])
+    return Evaluation(metrics, classes, len(files), skipped, len(detections.scores))
 
 
 class Detections:
@@ -209,9 +207,9 @@ class _Validator(DetectionValidator):
         super().init_metrics(model)
         if str(self.device) == "cpu":
             use_all_cores()  # Ultralytics has just left one idle
-        found = match_classes(model.names, self.coco)
-        self.categories = np.zeros(max(found) + 1, np.int64)
-        for index, category in found.items():
+        matched = match_classes(model.names, self.coco)
+        self.categories = np.zeros(max(matched) + 1, np.int64)
+        for index, category in matched.items():
             self.categories[index] = category
 
     def get_desc(self) -> str:
@@ -258,7 +256,7 @@ def _detect(
 
 
 def _metrics(
-    dataset: dict[str, Any], ids: list[int], found: Detections
+    dataset: dict[str, Any], ids: list[int], detections: Detections
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Return COCO's twelve numbers, and a row for each category.
 
@@ -272,7 +270,7 @@ def _metrics(
     rows, objects = [], _by_category(dataset, set(ids))
     for k, category in enumerate(TQDM(dataset["categories"], desc="evaluating", unit="classes")):
         truth = objects[category["id"]]
-        boxes = list(found.select(found.categories == category["id"]))
+        boxes = list(detections.select(detections.categories == category["id"]))
         if truth:
             precision[:, :, k], recall[:, k] = _category(category, truth, boxes)
         real = [a for a in truth if not a["iscrowd"]]

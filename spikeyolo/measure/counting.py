@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,7 @@ from ultralytics.utils.torch_utils import select_device
 
 from spikeyolo.assets import find_weights
 from spikeyolo.data.images import Batch
-from spikeyolo.deployment.form import form_of
-from spikeyolo.deployment.transform import deploy
+from spikeyolo.deployment import deploy, emitted_codes, form_of
 from spikeyolo.files import sha256
 from spikeyolo.graph.notes import Notes, metadata
 from spikeyolo.graph.onnx_files import input_size, load, open_session
@@ -27,7 +25,7 @@ from spikeyolo.measure.recorder import record_spikes
 from spikeyolo.measure.spikes import LayerSpikes, Recording
 from spikeyolo.network.checkpoints import open_detector, validate
 from spikeyolo.network.real_valued import real_valued
-from spikeyolo.neurons.integer import neurons_of
+from spikeyolo.neurons import neurons_of
 from spikeyolo.processor import use_all_cores
 from spikeyolo.proof.spike_graph import SpikeGraph
 
@@ -47,6 +45,12 @@ class Observation:
     outputs: Tensor
     layers: dict[str, LayerSpikes]
     codes: Tensor | None
+
+    def varied_channel(self) -> tuple[Tensor, int]:
+        """Return the codes of the first image, (C, H, W), and which of its channels varies most."""
+        assert self.codes is not None
+        codes = self.codes[0]
+        return codes, int(codes.flatten(1).std(1).argmax())
 
 
 class CountedModel(ABC):
@@ -134,28 +138,23 @@ class _Checkpoint(CountedModel):
         self.batch = BATCH
         form = "deploy form of the checkpoint: binary planes" if self.spiking else "ANN"
         if self.spiking:
-            neurons = form_of(self.network).neurons.values()
-            found = {key: {getattr(n, key) for n in neurons} for key in ("D", "N", "T", "decay")}
-            neuron |= {key: values.pop() if len(values) == 1 else None for key, values in found.items()}
+            neuron |= form_of(self.network).common
         self.facts = {"form": form, "neuron": neuron, "parameters": parameters}
         self.facts |= {"real_valued": real} if self.spiking else {}
 
     def observe(self, images: Batch, layer: str = "") -> Observation:
-        found: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: Any, codes: Any) -> None:
-            found.append(codes)
-
-        with contextlib.ExitStack() as stack, torch.no_grad():
+        pixels, codes = torch.from_numpy(images).to(self.device), {}
+        with record_spikes(self.network) as recording, torch.no_grad():
             if layer:
-                stack.enter_context(form_of(self.network).neurons[layer].register_forward_hook(keep))
-            recording = stack.enter_context(record_spikes(self.network))
-            outputs = self.network(torch.from_numpy(images).to(self.device))
+                outputs, emitted = emitted_codes(self.network, pixels)
+                codes = dict(emitted)
+            else:
+                outputs = self.network(pixels)
         self.recording.uncounted |= recording.uncounted
         # The codes of the integer graph: the planes of the spike graph are their bits.
         layers = {n: replace(a, operand="binary") if a.spiking else a for n, a in recording.layers.items()}
         boxes = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-        return Observation(boxes.cpu(), layers, found[0].cpu() if layer else None)
+        return Observation(boxes.cpu(), layers, codes[layer].cpu() if layer else None)
 
     def val(self, folder: Path, **arguments: Any) -> dict[str, float]:
         return validate(self.yolo, folder, imgsz=max(self.height, self.width), device=str(self.device), **arguments)
@@ -203,21 +202,21 @@ class _Graph(CountedModel):
         """Return the tensor that enters each noted convolution, in codes, and the convolution's geometry."""
         codes = {graph.names[layer]: layer.codes for layer in graph.layers}
         shapes = {tensor.name: list(tensor.dims) for tensor in graph.model.graph.initializer}
-        found = {}
+        layers = {}
         for node in graph.model.graph.node:
             name = graph.name(node)
-            if node.op_type == "Conv" and name in notes.grid and name not in found:
+            if node.op_type == "Conv" and name in notes.grid and name not in layers:
                 conv: Any = _geometry(node, shapes[node.input[1]])
                 conv.factored_weights = notes.factored_weights.get(name)
-                found[name] = codes.get(name, node.input[0]), conv
+                layers[name] = codes.get(name, node.input[0]), conv
         missing = [name for name in notes.planes if notes.graph == "spike" and name not in codes]
-        missing += [name for name in notes.grid if name not in found]
+        missing += [name for name in notes.grid if name not in layers]
         if missing:
             raise ValueError(
                 f"{self.file} is not the graph that was exported: {', '.join(missing[:3])} cannot be followed; "
                 f"see spikeyolo verify model={self.file}, and export it again"
             )
-        return {name: found[name] for name in notes.grid}  # in the network's order
+        return {name: layers[name] for name in notes.grid}  # in the network's order
 
     def _forward(self, images: Batch, names: list[str]) -> dict[str, Tensor]:
         """Run a batch, filled up to the graph's size; return tensors of the images given."""

@@ -1,7 +1,5 @@
 """Accuracy, spikes and energy of one model file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Record what enters every convolution while a network runs, without touching the network."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import weakref
@@ -15,10 +13,10 @@ from ultralytics.engine.model import Model
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.modules.block import DFL, Attention
 
-from spikeyolo.blocks.rep import RepChain, SepChain, factored
-from spikeyolo.deployment.layers import CodeNeuron, PlaneConv
+from spikeyolo.blocks import RepChain, SepChain, factored
+from spikeyolo.deployment import CodeNeuron, PlaneConv
 from spikeyolo.measure.spikes import LayerSpikes, Recording, Synapse
-from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.neurons import IBRALIF
 
 NEURON, PART, OTHER = "", "(part)", "(other)"  # roles of modules that are not counted by name
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spikeyolo.neurons.coding import entropy, to_planes
+from spikeyolo.neurons import entropy, to_planes
 
 Counts = NDArray[np.int64]
 Synapse = nn.Conv2d | nn.Linear  # what accumulates weights
@@ -242,6 +242,11 @@ class Recording:
     def spiking(self) -> list[LayerSpikes]:
         """Layers that a neuron precedes."""
         return [layer for layer in self.layers.values() if layer.spiking]
+
+    @property
+    def most_varied(self) -> LayerSpikes:
+        """Among the spiking layers of the highest resolution the one whose codes have the highest entropy."""
+        return max(self.spiking, key=lambda layer: (layer.codes / len(layer.largest), layer.entropy))
 
     def total(self, what: str) -> int:
         """Return the sum of a number over all layers that a neuron precedes: ``spikes``, ``synops``, ``codes``, ..."""

@@ -1,7 +1,5 @@
 """Checkpoints in Ultralytics' format: opened with one clear error, written whole."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,7 +13,7 @@ from ultralytics.utils import RUNS_DIR
 from ultralytics.utils.files import increment_path
 
 from spikeyolo.assets import find_weights
-from spikeyolo.files import whole_file
+from spikeyolo.files import PROJECT, make_folder, whole_file
 
 
 def open_detector(file: str | Path) -> YOLO:
@@ -66,10 +64,7 @@ def free_file(stem: str, *, project: str | Path, folder: str) -> Path:
         OSError: If the folder cannot be made.
     """
     directory = Path(project or RUNS_DIR / folder)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise type(e)(f"cannot write to {directory}: {e.strerror}; choose another folder with project=") from e
+    make_folder(directory, exist_ok=True)
     return increment_path(directory / f"{stem}.pt")
 
 
@@ -100,5 +95,5 @@ def save_checkpoint(
         "license": "AGPL-3.0 License (https://ultralytics.com/license)",
         **about,
     }
-    with whole_file(target, "choose another folder with project=") as part:
+    with whole_file(target, PROJECT) as part:
         torch.save(content, part)

@@ -4,14 +4,12 @@ Their residuals, concatenations, poolings and activations then act on potentials
 weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import nn
 from ultralytics.nn.modules import block, conv, head
 
-from spikeyolo.blocks.conv import NeuronConv
+from spikeyolo.blocks import NeuronConv
 
 EXACT_ACTIVATIONS = (nn.ReLU, nn.Identity)  # they keep potentials on their grid
 ACTIVATIONS = (nn.SiLU, nn.LeakyReLU, nn.Hardswish, nn.GELU, nn.Mish, nn.ReLU6)  # none exceeds its input in magnitude

@@ -1,7 +1,5 @@
 """Names of models: to a dictionary with neuron and scale filled in."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +9,7 @@ from ultralytics.utils import LOGGER, YAML
 
 from spikeyolo.assets import ARCHITECTURE
 from spikeyolo.network.rows import BLOCKS
-from spikeyolo.neurons.config import FORMER_TYPES, TYPES, NeuronConfig
+from spikeyolo.neurons import FORMER_TYPES, TYPES, NeuronConfig
 
 PREFIXES = {kind.prefix: name for name, kind in TYPES.items()}  # first part of a model's name: the neuron
 FORMER_PREFIXES = {"arlif": "potlif"}

@@ -1,7 +1,5 @@
 """Model dictionaries to modules: channel arithmetic, and one clear error for each mistake."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +7,11 @@ from torch import nn
 from ultralytics.utils import LOGGER
 from ultralytics.utils.ops import make_divisible
 
-from spikeyolo.blocks.conv import SpikeEncoder
-from spikeyolo.blocks.detect import SpikeDetect
+from spikeyolo.blocks import SpikeDetect, SpikeEncoder
 from spikeyolo.network.insertion import insert_neurons
 from spikeyolo.network.names import has_our_rows, scale_of
 from spikeyolo.network.rows import KEEPING, WIDENING, bind, read_row, resolve_argument
-from spikeyolo.neurons.config import NeuronConfig
-from spikeyolo.neurons.ranges import name_ranges
+from spikeyolo.neurons import NeuronConfig, name_ranges
 
 
 def parse_stock_model(

@@ -1,15 +1,13 @@
 """What of a spiking network is computed on real values."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn
 from ultralytics.nn.modules import block, conv
 
-from spikeyolo.blocks.conv import NeuronConv
+from spikeyolo.blocks import NeuronConv
 from spikeyolo.network.insertion import ACTIVATIONS
-from spikeyolo.neurons.twins import SiLU
+from spikeyolo.neurons import SiLU
 
 
 def attention_of(network: nn.Module) -> dict[str, list[int]]:
@@ -23,12 +21,12 @@ def attention_of(network: nn.Module) -> dict[str, list[int]]:
 
 def real_valued(network: Any) -> list[str]:
     """Name what of a spiking network is computed on real values: nothing else multiplies by anything but weights."""
-    found = [f"stem {name} (pixels)" for name, m in network.named_modules() if isinstance(m, conv.Conv)][:1]
-    found += [f"attention {name} (products of queries, keys and values)" for name in attention_of(network)]
+    parts = [f"stem {name} (pixels)" for name, m in network.named_modules() if isinstance(m, conv.Conv)][:1]
+    parts += [f"attention {name} (products of queries, keys and values)" for name in attention_of(network)]
     activations: dict[str, int] = {}
     for module in network.modules():
         act = module.act if isinstance(module, NeuronConv) else module if isinstance(module, SiLU) else None
         if isinstance(act, (*ACTIVATIONS, SiLU)):
             activations[type(act).__name__] = activations.get(type(act).__name__, 0) + 1
-    found += [f"{name} of potentials ({count} times)" for name, count in activations.items()]
-    return [*found, "decoder (softmax or distances of boxes, sigmoid of scores)"]
+    parts += [f"{name} of potentials ({count} times)" for name, count in activations.items()]
+    return [*parts, "decoder (softmax or distances of boxes, sigmoid of scores)"]

@@ -1,7 +1,5 @@
 """What a row of a model YAML may say."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,9 +7,7 @@ from typing import Any
 from torch import nn
 from ultralytics.nn.modules.conv import Concat
 
-from spikeyolo.blocks.conv import SpikeConv, SpikeDown, SpikeEncoder
-from spikeyolo.blocks.detect import SpikeDetect
-from spikeyolo.blocks.residual import SpikeBlock, SpikeRepBlock, SpikeSPPF
+from spikeyolo.blocks import SpikeBlock, SpikeConv, SpikeDetect, SpikeDown, SpikeEncoder, SpikeRepBlock, SpikeSPPF
 
 WIDENING = (SpikeConv, SpikeDown, SpikeSPPF)  # first argument: output channels
 KEEPING = (SpikeBlock, SpikeRepBlock)  # output channels = input channels

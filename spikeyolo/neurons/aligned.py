@@ -1,7 +1,5 @@
 """The integer neuron that finds its own range. Needs torch alone."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -67,14 +65,14 @@ class PoTLIF(IBRALIF):
 
     def _potentials(self, x: Tensor, dynamics: Dynamics) -> Tensor:
         """Return membrane potentials at evenly spaced places, (T, n)."""
-        found: list[Tensor] = []
+        potentials: list[Tensor] = []
 
         def emit(v: Tensor) -> Tensor:
-            found.append(v)
+            potentials.append(v)
             return fire(v, dynamics).div_(dynamics.N)
 
         simulate(strided_sample(x, self.T), emit, dynamics)
-        return torch.cat(found)
+        return torch.cat(potentials)
 
     def dynamics(self, x: Tensor) -> Dynamics:
         """Return the numbers of the equations; on a GPU and for compilers N stays in its tensor."""

@@ -1,7 +1,5 @@
 """Codes to binary or unary planes and back. Needs torch and numpy alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike

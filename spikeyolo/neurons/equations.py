@@ -1,7 +1,5 @@
 """The equations of the integer leaky integrate-and-fire neuron, as functions. Needs torch alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

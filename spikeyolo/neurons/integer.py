@@ -1,7 +1,5 @@
 """The integer leaky integrate-and-fire neuron. Needs torch alone."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ What :mod:`spikeyolo.neurons.equations` states, computed faster: by one Triton k
 by PyTorch in blocks that stay in the processor's cache from the first operation to the last. Needs torch alone.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 import warnings

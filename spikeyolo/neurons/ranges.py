@@ -4,8 +4,6 @@ A range follows what the neuron reads as the statistics of a BatchNorm do: what 
 on, evaluation changes nothing, and under DDP the first rank's buffers are broadcast, so that all ranks emit alike.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable
@@ -97,15 +95,15 @@ class TrackedRange(nn.Module):
         if not potentials.numel():
             raise ValueError(f"{self._who()} got an empty feature map, which has no range; use larger images, batches")
         above = max(1, round(potentials.numel() * (1 - PERCENTILE / 100)))
-        found = potentials.float().flatten().topk(above).values[-1]
+        reach = potentials.float().flatten().topk(above).values[-1]
         if not (potentials.is_cuda or torch.compiler.is_compiling()):
-            self._look(potentials, float(found))
-        found = torch.where(found > 0, found.clamp(SMALLEST, LARGEST), found * 0 + self.width)  # not a number stays so
-        self.reach.copy_(torch.where(self.reach == 0, found, torch.lerp(self.reach, found, MOMENTUM)))
+            self._look(potentials, float(reach))
+        reach = torch.where(reach > 0, reach.clamp(SMALLEST, LARGEST), reach * 0 + self.width)  # not a number stays so
+        self.reach.copy_(torch.where(self.reach == 0, reach, torch.lerp(self.reach, reach, MOMENTUM)))
 
-    def _look(self, potentials: Tensor, found: float) -> None:
+    def _look(self, potentials: Tensor, reach: float) -> None:
         """Complain of potentials that give no range."""
-        if math.isnan(found):
+        if math.isnan(reach):
             raise ValueError(self._no_numbers())
         low, high = (float(edge) for edge in potentials.aminmax())
         if low == high:
@@ -238,7 +236,7 @@ def ranges_of(model: nn.Module) -> list[TrackedRange]:
 
 def check_tracked(model: nn.Module) -> None:
     """Raise ValueError if a neuron of a model has no range yet."""
-    if missing := [found for found in ranges_of(model) if not found.tracked]:
+    if missing := [own_range for own_range in ranges_of(model) if not own_range.tracked]:
         raise ValueError(
             f"{missing[0].layer or 'a neuron'} has no range yet ({len(missing)} neurons): ranges are found "
             "in training; train the model first"

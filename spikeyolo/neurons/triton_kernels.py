@@ -5,8 +5,6 @@ multiply-add, so that codes are the same to the last one, ties included. Needs t
 brings on Linux.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -1,7 +1,5 @@
 """Activations of the ANN twins. Needs torch alone."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

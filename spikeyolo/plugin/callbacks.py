@@ -4,8 +4,6 @@ Callbacks are pickled by reference, which makes DDP workers import the plugin. N
 run.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from spikeyolo.plugin.models import is_ours
@@ -53,7 +51,7 @@ def prepare_training(trainer: Any) -> None:
         raise ValueError("checkpoint=True needs a model with spiking blocks, this one has none; leave it away")
     if trainer.args.compile:
         raise ValueError("checkpoint=True and compile exclude each other: a compiler decides itself; drop one of them")
-    from spikeyolo.blocks.residual import SpikeBlock
+    from spikeyolo.blocks import SpikeBlock
 
     for module in model.modules():
         if isinstance(module, SpikeBlock):
@@ -83,7 +81,7 @@ def check_ranges(trainer: Any) -> None:
     """Refuse to resume a training whose checkpoint holds no ranges of its aligned neurons."""
     from ultralytics.utils.torch_utils import unwrap_model
 
-    from spikeyolo.neurons.ranges import check_tracked
+    from spikeyolo.neurons import check_tracked
 
     if trainer.resume:
         check_tracked(unwrap_model(trainer.model))
@@ -93,20 +91,20 @@ def track_ranges(trainer: Any) -> None:
     """Let aligned neurons track their ranges, but not in the last part of training; at each epoch's start."""
     from ultralytics.utils.torch_utils import unwrap_model
 
-    from spikeyolo.neurons.ranges import TRACKED_PART, ranges_of
+    from spikeyolo.neurons import TRACKED_PART, ranges_of
 
-    for found in ranges_of(unwrap_model(trainer.model)):
-        found.tracking = trainer.epoch < max(1, int(TRACKED_PART * trainer.epochs))
+    for own_range in ranges_of(unwrap_model(trainer.model)):
+        own_range.tracking = trainer.epoch < max(1, int(TRACKED_PART * trainer.epochs))
 
 
 def check_potentials(trainer: Any) -> None:
     """Name the first layer whose potentials are no numbers any more; at each epoch's end, before anything is saved."""
     from ultralytics.utils.torch_utils import unwrap_model
 
-    from spikeyolo.neurons.ranges import ranges_of
+    from spikeyolo.neurons import ranges_of
 
-    for found in ranges_of(unwrap_model(trainer.model)):
-        found.N  # noqa: B018 (raises)
+    for own_range in ranges_of(unwrap_model(trainer.model)):
+        own_range.N  # noqa: B018 (raises)
 
 
 def check_export_arguments(exporter: Any) -> None:

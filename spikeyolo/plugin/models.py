@@ -3,8 +3,6 @@
 Our own modules are imported when a function is called: an import of one of them may be what has brought us here.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable, Mapping
@@ -55,13 +53,13 @@ def torch_safe_load(original: Original, weight: Any, *args: Any, **kwargs: Any) 
 
     allow_old_addresses()
     allow_safe_loading()
-    found = find_weights(weight)
+    path = find_weights(weight)
     try:
-        content, file = original(found, *args, **kwargs)
+        content, file = original(path, *args, **kwargs)
         for key in ("model", "ema"):
             use_present_names(getattr(content.get(key), "yaml", None) or {})
         # what is made of shipped weights belongs beside their bare name
-        return content, file if found == Path(weight) else str(weight)
+        return content, file if path == Path(weight) else str(weight)
     except ModuleNotFoundError as e:
         if "yolo_spikformer" not in str(e):
             raise

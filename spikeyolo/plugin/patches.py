@@ -4,8 +4,6 @@
 Each function passes everything that is not ours to the original.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ A function is found by its anchor, ``module:path``, and only exchanged where its
 was written for. The new one is called with the original as its first argument.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import sys

@@ -3,8 +3,6 @@
 Static, for any image (`spikeyolo.proof.spike_graph`), then dynamic, on images: the same codes in every layer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +71,7 @@ def _deployed(checkpoint: Path, planes: int | None) -> Any:
     """Load a checkpoint in deploy form, with the planes that the graph has kept."""
     from ultralytics import YOLO
 
-    from spikeyolo.deployment.transform import deploy
+    from spikeyolo.deployment import deploy
 
     try:
         return deploy(YOLO(checkpoint), planes=planes)
@@ -157,7 +155,7 @@ def _run_torch(graph: SpikeGraph, model: Any, batch: Array) -> tuple[dict[str, A
     """Run the deploy form in PyTorch; return its codes by the graph's names, and the decoded output."""
     import torch
 
-    from spikeyolo.deployment.form import emitted_codes
+    from spikeyolo.deployment import emitted_codes
 
     names = {graph.names[layer]: layer.codes for layer in graph.layers}
     output, found = emitted_codes(model, torch.from_numpy(batch))

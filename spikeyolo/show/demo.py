@@ -4,8 +4,6 @@ Every frame is one run of the network, which gives boxes, exact counts and the c
 playable at any time that the program can end: the file is closed also after an error or an interrupt.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections import Counter, deque
@@ -196,11 +194,8 @@ class _Screen:
         layers = {layer.name: layer for layer in recording.spiking}
         if self.run.layer and self.run.layer not in layers:
             raise ValueError(f"layer={self.run.layer} is no spiking layer; layers are {', '.join(layers)}")
-        varied = max(recording.spiking, key=lambda layer: (layer.codes / len(layer.largest), layer.entropy))
-        self.run.layer = self.run.layer or varied.name
-        codes = self.network.observe(image, self.run.layer).codes
-        assert codes is not None
-        channel = int(codes[0].flatten(1).std(1).argmax())
+        self.run.layer = self.run.layer or recording.most_varied.name
+        _, channel = self.network.observe(image, self.run.layer).varied_channel()
         planes = max(layer.planes for layer in recording.spiking)
         self.panel = Panel(layers[self.run.layer], channel, len(layers), planes, self.price.name)
         self.twin_pj = estimate(recording, "ann", self.price).total  # the same for every image
@@ -208,11 +203,11 @@ class _Screen:
     def _boxes(self, frame: Picture, outputs: Tensor) -> Picture:
         """Return the frame with its boxes, on a canvas of HEIGHT."""
         assert self.size
-        found: Any = non_max_suppression(outputs, self.conf, self.iou)[0]
+        kept: Any = non_max_suppression(outputs, self.conf, self.iou)[0]
         scale = min(self.size[0] / frame.shape[1], self.size[1] / frame.shape[0])
         shown = cv2.resize(frame, (round(frame.shape[1] * scale), round(frame.shape[0] * scale)))
-        found[:, :4] = scale_boxes((self.network.height, self.network.width), found[:, :4], shown.shape)
-        drawn = Results(shown, path="", names=self.network.names, boxes=found[:, :6]).plot(line_width=2)
+        kept[:, :4] = scale_boxes((self.network.height, self.network.width), kept[:, :4], shown.shape)
+        drawn = Results(shown, path="", names=self.network.names, boxes=kept[:, :6]).plot(line_width=2)
         canvas = np.zeros((HEIGHT, self.size[0], 3), np.uint8)
         top, left = (HEIGHT - drawn.shape[0]) // 2, (self.size[0] - drawn.shape[1]) // 2
         canvas[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn

@@ -10,6 +10,7 @@ import cv2
 from ultralytics.utils.files import increment_path
 
 from spikeyolo.data.frames import Frames, Picture
+from spikeyolo.files import make_folder
 
 
 class Film:
@@ -41,12 +42,8 @@ class Film:
             self.written += 1
 
     def _open(self, picture: Picture) -> cv2.VideoWriter:
-        remedy = "choose another folder with project="
         folder = increment_path(self.folder)
-        try:
-            folder.mkdir(parents=True)
-        except OSError as e:
-            raise type(e)(f"cannot write to {folder}: {e.strerror}; {remedy}") from e
+        make_folder(folder)
         self.target = folder / f"{self.frames.name}.mp4"
         size = picture.shape[1], picture.shape[0]
         writer = cv2.VideoWriter(str(self.target), cv2.VideoWriter.fourcc(*"mp4v"), self.frames.fps, size)

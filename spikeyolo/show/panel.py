@@ -1,7 +1,5 @@
 """The picture beside a video: planes of a layer, spike rates, modelled energy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from spikeyolo.measure.spikes import LayerSpikes, Recording
-from spikeyolo.neurons.coding import to_planes
+from spikeyolo.neurons import to_planes
 
 WIDTH, HEIGHT = 432, 540  # pixels
 MARGIN, GAP = 14, 8

@@ -1,7 +1,5 @@
 """Pictures of a report, drawn from its numbers; file names begin with the number of the model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from spikeyolo.data.images import Batch
 from spikeyolo.measure.counting import CountedModel
 from spikeyolo.measure.energy import SCHEMES
-from spikeyolo.neurons.coding import to_planes
+from spikeyolo.neurons import to_planes
 
 COLOURS = {"real": "#8a94a3", "synapses": "#2a6fbb", "merge": "#7fb2e5", "neurons": "#e08e2b", "memory": "#b8452f"}
 BINS = 64  # of a histogram over the theoretical range
@@ -45,7 +43,7 @@ def draw(folder: Path, result: dict[str, Any], models: list[CountedModel], image
             "planes": _planes(numbers["label"], layers),
             "energy": _energy(numbers),
             "entropy": _entropy(numbers["label"], layers),
-            "spikes": _spikes(model, layers, image),
+            "spikes": _spikes(model, image),
         }
         for name, (figure, caption) in pictures.items():
             drawn[f"{i}-{name}.png"] = caption
@@ -182,15 +180,12 @@ def _entropy(label: str, layers: list[Model]) -> tuple[Figure, str]:
     return figure, "Entropy of the codes of each layer, and the most that its range could hold."
 
 
-def _spikes(model: CountedModel, layers: list[Model], image: Batch) -> tuple[Figure, str]:
-    """Draw the planes of one layer on one image: among the layers of highest resolution the one of highest entropy."""
-    layer = max(layers, key=lambda layer: (layer["codes"] / layer["channels"], layer["entropy"]))
-    seen = model.observe(image, layer["name"])
-    assert seen.codes is not None
-    codes = seen.codes[0]
-    channel = int(codes.flatten(1).std(1).argmax())
+def _spikes(model: CountedModel, image: Batch) -> tuple[Figure, str]:
+    """Draw the planes of the most varied layer and channel on one image."""
+    layer = model.recording.most_varied
+    codes, channel = model.observe(image, layer.name).varied_channel()
     code = codes[channel].numpy()
-    planes = to_planes(codes[channel], layer["planes"]).numpy()
+    planes = to_planes(codes[channel], layer.planes).numpy()
     columns = max(3, -(-(len(planes) + 2) // 2))
     figure = Figure(figsize=(2 * columns, 5), layout="constrained")
     cells = figure.subplots(2, columns).ravel()
@@ -203,10 +198,10 @@ def _spikes(model: CountedModel, layers: list[Model], image: Batch) -> tuple[Fig
     for axes, b in zip(cells[2:], reversed(range(len(planes))), strict=False):
         axes.imshow(planes[b], cmap="gray", vmin=0, vmax=1)
         axes.set_title(f"plane {b} (x {1 << b}): {planes[b].mean():.1%}", fontsize=9)
-    figure.suptitle(f"{layer['name']}, channel {channel} of {len(codes)}: codes and their binary planes", fontsize=10)
+    figure.suptitle(f"{layer.name}, channel {channel} of {len(codes)}: codes and their binary planes", fontsize=10)
     return (
         figure,
-        f"What enters {layer['name']} on one image: each code as binary planes, white is a spike (share of spikes).",
+        f"What enters {layer.name} on one image: each code as binary planes, white is a spike (share of spikes).",
     )
 
 

@@ -1,7 +1,5 @@
 """The report as Markdown and HTML: the same tables of the same numbers."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from spikeyolo.measure.energy import ANN_SCHEMES, SCHEMES
 
 Result = dict[str, Any]
 Drawn = dict[str, str]  # picture file: what it shows
+TEMPLATE = Path(__file__).with_name("report.html")
 
 
 @dataclass(frozen=True)
@@ -46,55 +45,8 @@ def to_markdown(result: Result, drawn: Drawn) -> str:
 def to_html(result: Result, drawn: Drawn, folder: Path) -> str:
     """Return the report as one HTML page that holds its pictures."""
     encoded = {file: base64.b64encode((folder / file).read_bytes()).decode() for file in drawn}
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text())
     return template.render(sections=list(sections(result, drawn)), encoded=encoded)
-
-
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ sections[0].title }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
-h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .5em; }
-h2 { border-bottom: 1px solid #d5dbe3; padding-bottom: .2em; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: .25em .7em; border-bottom: 1px solid #e6eaef; text-align: right; white-space: nowrap; }
-th { background: #f3f6f9; position: sticky; top: 0; }
-th:first-child, td:first-child { text-align: left; }
-.wide td { white-space: normal; text-align: left; }
-figure { margin: 1em 0 2em; }
-img { max-width: 100%; height: auto; }
-figcaption { color: #56616f; font-size: 13px; }
-.partial { background: #fff3cd; border: 1px solid #e0c36a; padding: .5em 1em; }
-</style>
-</head>
-<body>
-{% for section in sections %}
-<h{{ section.level }}>{{ section.title }}</h{{ section.level }}>
-{% for text in section.text %}
-<p{% if text.startswith("PARTIAL") %} class="partial"{% endif %}>{{ text }}</p>
-{% endfor %}
-{% if section.rows %}
-<div class="table{% if section.head|length == 2 %} wide{% endif %}"><table>
-<thead><tr>{% for cell in section.head %}<th>{{ cell }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in section.rows %}
-<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody></table></div>
-{% endif %}
-{% for file, caption in section.pictures %}
-<figure><img src="data:image/png;base64,{{ encoded[file] }}" alt="{{ caption }}">
-<figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
-{% endfor %}
-</body>
-</html>
-"""
 
 
 def sections(result: Result, drawn: Drawn) -> Iterator[Section]:
@@ -149,9 +101,9 @@ def summary(result: Result) -> str:
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
     for row, model in zip(rows, result["models"], strict=True):
-        found = model["metrics"] or {}
+        scores = model["metrics"] or {}
         mean = f"{model['totals']['spikes_per_code']:.3f} spikes per code, " if model["verdicts"] else ""
-        metrics = ", ".join(f"{key} {row[key]}" for key in ("mAP50", "mAP50-95") if key in found)
+        metrics = ", ".join(f"{key} {row[key]}" for key in ("mAP50", "mAP50-95") if key in scores)
         head = f"{model['label']}: {row['neuron']}, {mean}{model['images']['counted']} images {metrics}"
         lines += ["", head.rstrip(), *(f"  {verdict}" for verdict in model["verdicts"])]
     return "\n".join(lines)
@@ -209,14 +161,14 @@ def _facts(model: dict[str, Any]) -> Section:
             "synaptic operations, unary coding": f"{totals['unary_synops']:,.1f}",
             "multiplications with a code that is not zero": f"{totals['nonzero_synops']:,.1f}",
         }
-    found = tuple((key, value) for key, value in rows.items() if value)
-    return Section(model["label"], head=("", ""), rows=found)
+    shown = tuple((key, value) for key, value in rows.items() if value)
+    return Section(model["label"], head=("", ""), rows=shown)
 
 
 def _energy(model: dict[str, Any]) -> Section:
     """Return energies by scheme and preset, with their ratio to the first scheme."""
     energy = model["energy_pj"]
-    schemes = max((list(found) for found in energy.values()), key=len)
+    schemes = max((list(by_scheme) for by_scheme in energy.values()), key=len)
     names = {key: text for key, (_, text) in (SCHEMES if "spikes" in schemes else ANN_SCHEMES).items()}
     rows = []
     for scheme in schemes:

@@ -1,7 +1,5 @@
 """Spikes and energy of models, side by side: counted on images, priced, written as text, JSON, HTML and pictures."""
 
-from __future__ import annotations
-
 import json
 import platform
 import re
@@ -88,14 +86,14 @@ def report(
         }
         firsts: list[Batch] = []
         for label, model in zip(_labels(files), opened, strict=True):
-            found = Images.of_data(data, split, images) if data else Images.of_source(source, images)
-            complete, first = _count(model, found, label)
+            reader = Images.of_data(data, split, images) if data else Images.of_source(source, images)
+            complete, first = _count(model, reader, label)
             metrics = _validate(model, data, split, folder) if data and complete else None
             result["complete"] &= complete and metrics != {}
             if first is not None:
                 firsts.append(first)
                 entry = {"label": label, **describe(model), "imgsz": [model.height, model.width], "complete": complete}
-                entry |= {"images": _about(found, model.recording), "metrics": metrics or None}
+                entry |= {"images": _about(reader, model.recording), "metrics": metrics or None}
                 result["models"].append(entry | _numbers(model.recording, prices))
             if not result["complete"]:
                 break
@@ -192,7 +190,7 @@ def _numbers(recording: Recording, prices: list[EnergyModel]) -> dict[str, Any]:
     n = recording.images
     spiking = bool(recording.spiking)
     energies = {p.name: {s: estimate(recording, s, p) for s in schemes_of(recording, p)} for p in prices}
-    energy = {p: {s: asdict(e) | {"total": e.total} for s, e in found.items()} for p, found in energies.items()}
+    energy = {p: {s: asdict(e) | {"total": e.total} for s, e in schemes.items()} for p, schemes in energies.items()}
     totals = {key: sum(getattr(layer, key) for layer in recording.layers.values()) / n for key in DENSE_SUMS}
     totals |= {key: recording.total(key) / n for key in SPIKE_SUMS}
     totals |= {"weights": sum(layer.weights for layer in recording.layers.values())}

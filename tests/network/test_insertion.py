@@ -13,7 +13,7 @@ from ultralytics.utils import YAML
 from spikeyolo.blocks.conv import NeuronConv, SpikeConv
 from spikeyolo.conversion import calibration
 from spikeyolo.conversion.calibration import Ranges
-from spikeyolo.conversion.spiking_copy import SpikingTwin
+from spikeyolo.conversion.spiking_copy import SpikingCopy
 from spikeyolo.deployment.form import emitted_codes, form_of
 from spikeyolo.deployment.transform import deploy
 from spikeyolo.measure.recorder import record_spikes
@@ -50,7 +50,7 @@ def ann(request, photos, tmp_path):
 
 
 def converted(ann, photos, **ranges):
-    twin = SpikingTwin(ann)
+    twin = SpikingCopy(ann)
     potentials = calibration.observe(twin.network.model, twin.network, [photos], twin.replaced)
     twin.set_ranges(Ranges(**ranges).choose(potentials))
     return twin.network
@@ -176,14 +176,14 @@ def test_a_stock_yaml_with_neurons_needs_no_conversion(tmp_path):
 
 def test_what_has_no_spiking_form_is_refused(tmp_path, photos):
     with pytest.raises(ValueError, match=r"row 0 \(Focus\) has a Focus, of which no spiking form is known"):
-        SpikingTwin(YOLO(stock_rows(tmp_path, 0, ["Focus", [32, 3]])).model)
+        SpikingCopy(YOLO(stock_rows(tmp_path, 0, ["Focus", [32, 3]])).model)
     with pytest.raises(ValueError, match=r"row 2 \(GhostConv\) has a GhostConv"):
-        SpikingTwin(YOLO(stock_rows(tmp_path, 2, ["GhostConv", [32, 1]])).model)
+        SpikingCopy(YOLO(stock_rows(tmp_path, 2, ["GhostConv", [32, 1]])).model)
     with pytest.raises(ValueError, match="row 0 is a C2f; the row that reads pixels must be a Conv"):
-        SpikingTwin(YOLO(stock_rows(tmp_path, 0, ["C2f", [32]])).model)
+        SpikingCopy(YOLO(stock_rows(tmp_path, 0, ["C2f", [32]])).model)
     ann = calibrated(write_stock(tmp_path / "net.yaml"), photos).model
     with pytest.raises(ValueError, match="has spiking neurons already"):
-        SpikingTwin(converted(ann, photos))
+        SpikingCopy(converted(ann, photos))
     with pytest.raises(ValueError, match="take a spiking neuron with T = 1"):
         DetectionModel(str(write_stock(tmp_path / "T.yaml", neuron={"type": "lif", "D": 1, "N": 1, "T": 2})))
     with pytest.raises(ValueError, match="take a spiking neuron"):
@@ -220,4 +220,4 @@ def test_a_twin_without_its_activations_is_refused(tmp_path):
             if isinstance(child, ReLU):
                 setattr(module, key, nn.ReLU())
     with pytest.raises(ValueError, match="has no activation that a neuron could replace"):
-        SpikingTwin(network)
+        SpikingCopy(network)

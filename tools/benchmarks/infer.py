@@ -24,7 +24,7 @@ import torch
 from onnx_graphs import export_apart, session
 from ultralytics.nn.tasks import DetectionModel
 
-from spikeyolo.deployment.transform import deploy
+from spikeyolo.deployment import deploy
 
 REFERENCE = "ibra .pt, eager"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spikeyolo.neurons.equations import DECAY
-from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.neurons import DECAY, IBRALIF
 
 
 class _Quantize(torch.autograd.Function):

@@ -20,7 +20,7 @@ import torch
 from naive_neuron import NaiveNeuron
 from torch import Tensor, nn
 
-from spikeyolo.neurons.integer import IBRALIF
+from spikeyolo.neurons import IBRALIF
 from spikeyolo.processor import keep_memory
 
 PIXELS = (10, 20, 40, 80, 160, 320)

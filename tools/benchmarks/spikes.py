@@ -19,7 +19,7 @@ from ultralytics import YOLO
 from ultralytics.utils import ASSETS
 
 from spikeyolo.data.images import Images
-from spikeyolo.deployment.transform import deploy
+from spikeyolo.deployment import deploy
 from spikeyolo.measure.recorder import record_spikes
 
 

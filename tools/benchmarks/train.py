@@ -28,8 +28,8 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG, YAML
 
 from spikeyolo.assets import ARCHITECTURE
-from spikeyolo.blocks.residual import SpikeBlock
-from spikeyolo.neurons.config import NeuronConfig
+from spikeyolo.blocks import SpikeBlock
+from spikeyolo.neurons import NeuronConfig
 from spikeyolo.processor import keep_memory
 
 ANNS = ("relu", "silu")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from statistics import NormalDist
 
-from spikeyolo.neurons.coding import entropy
+from spikeyolo.neurons import entropy
 
 THRESHOLD = 0.6
 TABLE_1 = {(1, 0): 0.848, (2, 0): 1.149, (1, 1): 1.361, (2, 1): 1.998}  # bits, as printed there

@@ -39,9 +39,7 @@ from spikeyolo.assets import ARCHITECTURE
 from spikeyolo.measure.evaluate import PRICE, measure
 from spikeyolo.network.checkpoints import open_detector, save_checkpoint
 from spikeyolo.network.names import PREFIXES
-from spikeyolo.neurons.config import NeuronConfig
-from spikeyolo.neurons.equations import MAX_D_N
-from spikeyolo.neurons.integer import neurons_of
+from spikeyolo.neurons import MAX_D_N, NeuronConfig, neurons_of
 
 Row = dict[str, Any]
 ABLATION = [*(f"ibra-{2**bits - 1}" for bits in range(4, 14)), "ibra-inf"]  # arXiv 2506.05679, Tab. 1
