@@ -1,6 +1,7 @@
 """SpikeYOLO with integer binary-range alignment neurons, as a plugin for stock Ultralytics."""
 
 import importlib
+from typing import Any
 
 import _spikeyolo_hook
 from spikeyolo.version import __version__
@@ -9,7 +10,7 @@ __all__ = ["__version__"]
 _FUNCTIONS = {"deploy": "spikeyolo.deployment", "record_spikes": "spikeyolo.measure.recorder"}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Import a public function or a part of the package on first access: ``import spikeyolo`` alone stays cheap."""
     if name in _FUNCTIONS:
         return getattr(importlib.import_module(_FUNCTIONS[name]), name)

@@ -23,6 +23,12 @@ class PoTLIF(IBRALIF):
 
     Raises:
         ValueError: For numbers that make no neuron.
+
+    >>> import torch
+    >>> neuron = PoTLIF(planes=3)
+    >>> _ = neuron.train()(torch.linspace(0, 1.5, 1001))
+    >>> neuron.N, neuron.D  # 0 to 2, the next power of two, in 2^3 codes
+    (4.0, 1.75)
     """
 
     def __init__(self, planes: int = 5, *, range: str = "tracked", T: int = 1, decay: float = DECAY):

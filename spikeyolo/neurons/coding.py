@@ -20,6 +20,11 @@ def to_planes(codes: Tensor, planes: int) -> Tensor:
 
     Raises:
         ValueError: If a code is not whole, negative, or needs more planes.
+
+    >>> to_planes(torch.tensor([6, 1]), planes=3).int()  # 6 = 0 * 1 + 1 * 2 + 1 * 4
+    tensor([[0, 1],
+            [1, 0],
+            [1, 0]], dtype=torch.int32)
     """
     whole = _whole(codes)
     _check_range(whole, 2**planes - 1, f"{planes} binary planes hold codes up to {2**planes - 1}")
@@ -28,7 +33,11 @@ def to_planes(codes: Tensor, planes: int) -> Tensor:
 
 
 def from_planes(planes: Tensor) -> Tensor:
-    """Join binary planes of shape (B, ...) into codes: k = sum_b 2^b * plane_b, int64."""
+    """Join binary planes of shape (B, ...) into codes: k = sum_b 2^b * plane_b, int64.
+
+    >>> from_planes(to_planes(torch.tensor([6, 1]), planes=3))
+    tensor([6, 1])
+    """
     weights = 2 ** torch.arange(planes.shape[0], device=planes.device)
     return torch.tensordot(weights, planes.long(), dims=1)
 
@@ -45,6 +54,10 @@ def to_unary(codes: Tensor, D_N: int) -> Tensor:
 
     Raises:
         ValueError: If a code is not whole or outside {0, ..., D_N}.
+
+    >>> to_unary(torch.tensor([3, 1]), D_N=4).int().T  # 3 spikes and 1 in 4 planes
+    tensor([[1, 1, 1, 0],
+            [1, 0, 0, 0]], dtype=torch.int32)
     """
     whole = _whole(codes)
     _check_range(whole, D_N, f"{D_N} unary planes hold codes up to {D_N}")
@@ -57,12 +70,20 @@ def from_unary(planes: Tensor) -> Tensor:
 
 
 def spike_rates(planes: Tensor) -> Tensor:
-    """Return the share of ones in each plane: shape (B, ...) to (B,), float64, 0 to 1."""
+    """Return the share of ones in each plane: shape (B, ...) to (B,), float64, 0 to 1.
+
+    >>> spike_rates(to_planes(torch.tensor([3, 1, 0, 0]), planes=2)).tolist()
+    [0.5, 0.25]
+    """
     return planes.flatten(1).double().mean(1)
 
 
 def entropy(counts: ArrayLike) -> float:
-    """Return the Shannon entropy, in bits, of symbols that occurred ``counts`` times."""
+    """Return the Shannon entropy, in bits, of symbols that occurred ``counts`` times.
+
+    >>> entropy([2, 1, 1, 0])  # 1/2 * 1 + 1/4 * 2 + 1/4 * 2
+    1.5
+    """
     p = np.asarray(counts, np.float64)
     p = p[p > 0] / p.sum()
     return float(-(p * np.log2(p)).sum()) + 0.0  # no -0.0

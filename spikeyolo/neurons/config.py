@@ -65,6 +65,9 @@ class NeuronConfig:
 
     Raises:
         ValueError: For an unknown type or key, missing or contradicting numbers.
+
+    >>> NeuronConfig(type="ibra-lif", numbers={"D": 5.11, "N": 100})()
+    IBRALIF(D=5.11, N=100, T=1, decay=0.25, planes=9)
     """
 
     type: str
@@ -76,12 +79,23 @@ class NeuronConfig:
 
     @classmethod
     def preset(cls, name: str) -> NeuronConfig:
-        """Return the named configuration with its usual numbers."""
+        """Return the named configuration with its usual numbers.
+
+        >>> print(NeuronConfig.preset("i-lif"))
+        i-lif (D 4, N 1, T 1, decay 0.25)
+        """
         return cls(type=name, numbers=TYPES[name].numbers)
 
     @classmethod
     def from_mapping(cls, mapping: object) -> NeuronConfig:
-        """Read the ``neuron:`` entry of a model YAML."""
+        """Read the ``neuron:`` entry of a model YAML.
+
+        >>> print(NeuronConfig.from_mapping({"type": "pot-lif", "planes": 4, "T": 2}))
+        pot-lif (planes 4, T 2, decay 0.25)
+        >>> NeuronConfig.from_mapping({"type": "ibra-lif", "D": 5.11})
+        Traceback (most recent call last):
+        ValueError: neuron: {type: ibra-lif} lacks N; write neuron: {type: ibra-lif, D: 5.11, N: 100, T: 1, decay: 0.25}
+        """
         if not isinstance(mapping, Mapping) or "type" not in mapping:
             raise ValueError(f"neuron: must be a mapping such as {_example('ibra-lif')}, got {mapping!r}")
         given = {key: value for key, value in mapping.items() if value is not None}
@@ -125,7 +139,11 @@ class NeuronConfig:
                 raise ValueError(f"the range of {name} must be [D, N, rest], got {numbers}")
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the ``neuron:`` entry of a model YAML."""
+        """Return the ``neuron:`` entry of a model YAML.
+
+        >>> NeuronConfig.preset("lif").to_mapping()
+        {'type': 'lif', 'D': 1, 'N': 1, 'T': 1, 'decay': 0.25}
+        """
         if not self.spiking:
             return {"type": self.type}
         common = {key: value for key in COMMON if (value := getattr(self, key)) is not None}

@@ -30,6 +30,14 @@ class IBRALIF(nn.Module):
     Raises:
         ValueError: For numbers that make no neuron.
 
+    >>> import torch
+    >>> IBRALIF(D=4, N=1)(torch.tensor([-1.0, 0.6, 2.2, 9.0]))
+    tensor([0., 1., 2., 4.])
+    >>> IBRALIF(D=0.75, N=4)(torch.tensor([0.3, 0.6, 0.9]))  # codes 1, 2, 3 in steps of 1 / N
+    tensor([0.2500, 0.5000, 0.7500])
+    >>> IBRALIF(D=4, N=1, T=3)(torch.tensor([1.5, 0.5, 0.5]))  # v = 1.5, 0.375, 0.59375
+    tensor([2., 0., 1.])
+
     References:
         arXiv 2506.05679, Eq. 9-16.
     """
@@ -107,6 +115,11 @@ class IBRALIF(nn.Module):
 
         Raises:
             ValueError: If ``planes`` is no number from 1 to 16, or leaves no code for potentials below zero.
+
+        >>> neuron = IBRALIF(D=5.11, N=100)
+        >>> neuron.keep_planes(4)  # D_N = 511 >> 5, N = 100 / 2^5
+        >>> neuron.D_N, neuron.N
+        (15, 3.125)
         """
         check_planes(planes)
         if (dropped := self.planes - planes) > 0:
