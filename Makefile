@@ -7,8 +7,8 @@ READY := $(VENV)/.ready
 export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
 
-# one worker for each core; worksteal: what a worker has left goes to one that has nothing to do
-PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=worksteal
+# one worker for each core, of 2 to 3 GB each; worksteal: what a worker has left goes to one that has nothing to do
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
 .PHONY: demo test campaign lint clean
 

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import sys
@@ -12,9 +11,6 @@ if "YOLO_CONFIG_DIR" not in os.environ:
     files = tempfile.TemporaryDirectory(prefix="spikeyolo-tests-")  # deleted when the tests end
     os.environ["YOLO_CONFIG_DIR"] = files.name
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{files.name}/inductor"
-    settings = Path(files.name, "Ultralytics/settings.json")
-    settings.parent.mkdir()
-    settings.write_text(json.dumps({f"{kind}_dir": f"{files.name}/{kind}" for kind in ("datasets", "runs")}))
 if WORKER := os.environ.get("PYTEST_XDIST_WORKER"):  # gw0, gw1, ...
     # Ultralytics and the plugin set torch's number of threads by the cores that there are; so do child processes.
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -29,6 +25,12 @@ from hypothesis import settings as hypothesis_settings
 
 if not torch.cuda.is_available():  # before triton is imported: its kernels run in its interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from ultralytics import utils
+
+if "files" in globals():  # before other modules take these names from there; workers and child processes read the file
+    utils.DATASETS_DIR, utils.RUNS_DIR = Path(files.name, "datasets"), Path(files.name, "runs")
+    utils.SETTINGS.update(datasets_dir=str(utils.DATASETS_DIR), runs_dir=str(utils.RUNS_DIR))
 
 from networks import PICO, train
 from ultralytics import YOLO
@@ -45,6 +47,12 @@ if WORKER:
 hypothesis_settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True, database=None)
 hypothesis_settings.register_profile("campaign", max_examples=5000, deadline=None, database=None, print_blob=True)
 hypothesis_settings.load_profile("quick")
+
+
+def pytest_configure(config):
+    """Forget that Ultralytics has told of its new settings: pytest would print it behind its closing line."""
+    if capture := config.pluginmanager.getplugin("capturemanager"):
+        capture.read_global_capture()
 
 
 def pytest_collection_modifyitems(items):
