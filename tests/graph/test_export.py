@@ -122,9 +122,16 @@ def test_no_code_flips_under_any_setting(ibra, photos):
     assert_no_flips(ibra, files, photos, list(itertools.product(LEVELS, (1, 2))))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("timesteps", [1, 2])
-@pytest.mark.parametrize("scale", ["p", "n", "s"])
+SAMPLE = {("p", 1), ("n", 2)}  # of all scales and timesteps
+
+
+@pytest.mark.parametrize(
+    ("scale", "timesteps"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case in SAMPLE else pytest.mark.campaign)
+        for case in itertools.product("pnsml", (1, 2))
+    ],
+)
 def test_no_code_flips_in_whole_networks(scale, timesteps, photos, tmp_path):
     from networks import write_yaml
 
