@@ -89,6 +89,7 @@ def codes_and_output(file, images, level=LEVELS[-1], threads=2, wanted=()):
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level, options.intra_op_num_threads, options.log_severity_level = level, threads, 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it keeps other workers from their core
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     names = [o.name for o in session.get_outputs()]
     found = dict(zip(names, session.run(names, {"images": images}), strict=True))
