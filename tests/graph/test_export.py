@@ -328,6 +328,7 @@ def test_other_modes_do_not_know_the_argument(ibra, photos):
         YOLO(ibra).predict(photos, graph="integer")
 
 
+@pytest.mark.slow
 def test_the_command_line(ibra):
     command = [sys.executable, "-c", "from ultralytics.cfg import entrypoint; entrypoint()"]
     words = ["export", f"model={ibra}", "format=onnx", "imgsz=64"]

@@ -269,6 +269,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_all_ranks_emit_alike_under_ddp():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
