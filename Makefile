@@ -1,4 +1,4 @@
-# make demo, make test: each sets itself up in .venv
+# make demo, make test, make campaign: each sets itself up in .venv
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,13 +7,21 @@ READY := $(VENV)/.ready
 export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
 
-.PHONY: demo test lint clean
+# one worker for each core, of 2 to 3 GB each; worksteal: what a worker has left goes to one that has nothing to do
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=worksteal
+
+.PHONY: demo test campaign lint clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not campaign" $(PARALLEL) --durations=20
+
+# the long ones: all sizes and settings, and many random examples of each property
+campaign: $(READY)
+	$(BIN)/python -m pytest -m "(campaign or hypothesis) and not gpu" $(PARALLEL) --durations=20 \
+		--timeout=7200 --hypothesis-profile=campaign
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -60,7 +60,7 @@ def brute_force(spikes, conv):
     return count
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings.default.max_examples // 4)  # a slow loop
 @given(convolutions())
 def test_counts_equal_a_loop_over_every_spike_and_weight(case):
     neuron, conv, x = case

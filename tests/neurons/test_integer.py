@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -53,7 +53,6 @@ numbers = st.one_of(
 
 
 @given(numbers, st.integers(1, 4), st.floats(0, 1), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
 def test_matches_the_textbook_loop_forward_and_backward(number, T, decay, seed):
     D, N = number
     generator = torch.Generator().manual_seed(seed)
@@ -70,7 +69,6 @@ def test_matches_the_textbook_loop_forward_and_backward(number, T, decay, seed):
 
 
 @given(st.integers(1, MAX_D_N), st.sampled_from([1.0, 3.0, 100.0, 1024.0]), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
 def test_codes_are_exact_in_float32_at_every_code(D_N, N, seed):
     neuron = IBRALIF(D_N / N, N)
     generator = torch.Generator().manual_seed(seed)

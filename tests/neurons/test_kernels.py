@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import IBRA, calibrated, write_small
 
@@ -84,7 +84,6 @@ NUMBERS = st.sampled_from([(5.11, 100.0), (4.0, 1.0), (1.0, 1.0), (511.0, 1.0), 
 
 
 @given(NUMBERS, st.integers(1, 8), st.integers(1, 5), st.sampled_from([0.0, 0.25, 0.3, 1.0]), st.integers(1, 500))
-@settings(max_examples=60, deadline=None)
 def test_blocks_equal_the_equation(number, T, images, decay, cached):
     x = potentials((T * images, 3, 5, 4), *number)
     before, kernels.CACHED = kernels.CACHED, cached

@@ -208,21 +208,24 @@ def test_foreign_weights_are_said_to_be_foreign(tmp_path, caplog):
         LOGGER.removeHandler(caplog.handler)
 
 
-def test_a_spiking_model_uses_every_core(digits):
-    from ultralytics.utils import NUM_THREADS
-
-    before = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0))
-    try:
-        for model, expected in (
-            (YOLO(PICO).model, cores if cores <= 8 else NUM_THREADS),
-            (nn.Conv2d(3, 3, 1), NUM_THREADS),
-        ):
-            torch.set_num_threads(NUM_THREADS)
-            use_whole_cpu(SimpleNamespace(model=model, device=torch.device("cpu"), optimizer=None))
-            assert torch.get_num_threads() == expected
-    finally:
-        torch.set_num_threads(before)
+def test_a_spiking_model_uses_every_core(monkeypatch):
+    """On a machine of any number of cores: Ultralytics sets one thread less than there are cores, and at most 8."""
+    spiking, stock, threads = YOLO(PICO).model, nn.Conv2d(3, 3, 1), []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    for model, cores, before, after in (
+        (spiking, 4, 3, 4),
+        (spiking, 8, 7, 8),
+        (spiking, 16, 8, 8),  # enough
+        (spiking, 4, 2, 2),  # somebody has set another number
+        (spiking, 1, 1, 1),
+        (stock, 4, 3, 3),
+    ):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: set(range(cores)), raising=False)
+        monkeypatch.setattr(ultralytics.utils, "NUM_THREADS", min(8, max(1, cores - 1)))
+        threads[:] = [before]
+        use_whole_cpu(SimpleNamespace(model=model, device=torch.device("cpu"), optimizer=None))
+        assert threads[-1] == after, (cores, before)
 
 
 ROWS = "epoch,time,loss\n", "1,2.5,0.3\n", "2,5,0.2\n", "3,7.5,0.1\n"

@@ -25,6 +25,7 @@ from spikeyolo.show import demo as video
 from spikeyolo.show.demo import demo
 from spikeyolo.show.panel import HEIGHT, WIDTH
 
+SHIPPED = "ibra-spikeyolo-p.pt"
 NEURONS = {"ibra": IBRA, "ibra-T2": IBRA | {"T": 2}, "lif": {"type": "lif", "D": 1, "N": 1}, "relu": {"type": "relu"}}
 
 
@@ -76,19 +77,20 @@ def test_every_frame_is_written_with_its_spikes(files, tmp_path, name):
         assert run.energy_pj[scheme] == pytest.approx(total)
 
 
-def test_boxes_are_those_of_yolo_predict(files, monkeypatch, tmp_path):
+def test_boxes_are_those_of_yolo_predict(digits, monkeypatch, tmp_path):
+    """With trained weights and three digits apart: no box is near another one, or near the least confidence."""
     drawn = []
     results = video.Results
     monkeypatch.setattr(video, "Results", lambda *a, **k: drawn.append(k["boxes"]) or results(*a, **k))
-    image = read(files / "clip.mp4")[0]
-    cv2.imwrite(str(tmp_path / "image.png"), image)
-    demo(str(tmp_path / "image.png"), model=str(files / "ibra.pt"), project=str(tmp_path), conf=0.0)
-    stock = YOLO(files / "ibra.pt").predict(image, conf=0.0, imgsz=64, verbose=False, save=False)[0].boxes
-    n = min(len(stock), 20)
-    scale = HEIGHT / 96
-    assert n
-    assert torch.allclose(drawn[0][:n, 4], stock.conf[:n], atol=0.02)  # the deploy form rounds weights to its grid
-    assert torch.allclose(drawn[0][:n, :4] / scale, stock.xyxy[:n], atol=2.0)
+    image = digits.parent / "images/val/000000000006.png"
+    demo(str(image), model=SHIPPED, project=str(tmp_path), conf=0.5)
+    stock = YOLO(SHIPPED).predict(image, conf=0.5, imgsz=192, verbose=False, save=False)[0].boxes.data
+    (ours,) = drawn
+    assert len(ours) == len(stock) == 3
+    ours, stock = (boxes[boxes[:, 0].argsort()] for boxes in (ours, stock))  # from left to right
+    assert torch.equal(ours[:, 5], stock[:, 5])
+    assert torch.allclose(ours[:, 4], stock[:, 4], atol=0.03)  # the deploy form rounds weights to its grid
+    assert torch.allclose(ours[:, :4] * 128 / HEIGHT, stock[:, :4], atol=1.0)
 
 
 @pytest.mark.slow

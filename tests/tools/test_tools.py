@@ -111,7 +111,7 @@ def test_the_study_trains_goes_on_and_drops_planes(study, digits, tmp_path, monk
     ("tool", "arguments", "shown"),
     [
         ("neuron", "shape=1,2,4,4 T=1,2 rounds=1 plot=cost.png", "| float32 | 1 |"),
-        ("train", "scales=p imgsz=64 batch=2 T=1,2 rounds=1", "| p | ours, checkpoint=True | 2 |"),
+        ("train", "scales=p imgsz=64 batch=2 T=2 rounds=1", "| p | ours, checkpoint=True | 2 |"),
         (
             "infer",
             "scales=p imgsz=64 batch=1,2 rounds=1 spike=False",
