@@ -61,14 +61,18 @@ def make_folder(folder: Path, *, shown: Path | None = None, remedy: str = PROJEC
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path, remedy: str = PROJECT) -> Iterator[Path]:
     """Give a folder beside the target to write to; it is deleted in the end, unless it was renamed.
+
+    Args:
+        target: Folder that it is to become, or stand beside.
+        remedy: What to do if nothing can be written there.
 
     Raises:
         OSError: If nothing can be written there.
     """
     part = target.with_name(f".{target.name}-{os.getpid()}")
-    make_folder(part, shown=target.parent)
+    make_folder(part, shown=target.parent, remedy=remedy)
     try:
         yield part
     finally:

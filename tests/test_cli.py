@@ -56,7 +56,7 @@ def test_photo_digits_of_ones_own_size(tmp_path, capsys, spikeyolo):
     [
         (
             ["fly"],
-            "unknown word 'fly'; words are checks, photo-digits, verify, report, demo, import, convert, coco, help",
+            f"unknown word 'fly'; words are {', '.join(cli.WORDS)}",
         ),
         (["checks", "x=1"], "'x=1' is not an argument of this word; usage: spikeyolo checks"),
         (["photo-digits", "train"], "'train' is not an argument"),

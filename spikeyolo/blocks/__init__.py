@@ -14,7 +14,6 @@ from spikeyolo.blocks.residual import SpikeBlock, SpikeRepBlock, SpikeSeparable,
 __all__ = ["BorderNorm", "NeuronConv", "RepChain", "SepChain", "SpikeBlock", "SpikeConv", "SpikeDetect", "SpikeDown"]
 __all__ += ["SpikeEncoder", "SpikeRepBlock", "SpikeRepConv", "SpikeSPPF", "SpikeSepConv", "SpikeSeparable", "factored"]
 
-for cls in (SpikeEncoder, SpikeConv, SpikeDown, NeuronConv, BorderNorm, RepChain, SepChain, SpikeRepConv):
-    cls.__module__ = __name__
-for cls in (SpikeSepConv, SpikeSeparable, SpikeBlock, SpikeRepBlock, SpikeSPPF, SpikeDetect):
-    cls.__module__ = __name__
+for name in __all__:
+    if isinstance(value := globals()[name], type):
+        value.__module__ = __name__

@@ -22,6 +22,8 @@ from sklearn.datasets import load_digits
 from ultralytics.utils import YAML
 from ultralytics.utils.tqdm import TQDM
 
+from spikeyolo.files import whole_folder
+
 VERSION = 1  # of the generator: other pixels, other number
 NAMES = [str(i) for i in range(10)]
 SPLITS = ("train", "val")
@@ -116,41 +118,35 @@ def make_photo_digits(
         if isinstance(value, bool) or not isinstance(value, int) or not lowest[name] <= value < 2**31:
             raise ValueError(f"photo-digits: {name} must be a whole number >= {lowest[name]}, got {value!r}")
     regions = {split: [photograph_region(photo.read(), split) for photo in PHOTOGRAPHS] for split in SPLITS}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file; choose another path for photo-digits")
+    if path.is_dir() and any(path.iterdir()) and not (path / MARKER).is_file():
+        raise FileExistsError(f"{path} holds something else than photo-digits; remove it or choose another path")
     try:
-        if path.exists() and not path.is_dir():
-            raise FileExistsError(f"{path} is a file; choose another path for photo-digits")
-        if path.is_dir() and any(path.iterdir()) and not (path / MARKER).is_file():
-            raise FileExistsError(f"{path} holds something else than photo-digits; remove it or choose another path")
-        part.mkdir(parents=True)
-        digest = hashlib.sha256()
-        with TQDM(total=train + val, desc="Making photo-digits", unit="images", disable=not progress) as bar:
-            for split in SPLITS:
-                _make_split(part, split, regions[split], options, digest, bar)
-        YAML.save(
-            str(part / "photo-digits.yaml"), {**{s: f"images/{s}" for s in SPLITS}, "names": dict(enumerate(NAMES))}
-        )
-        about = {
-            "generator": VERSION,
-            **options,
-            "sha256_of_pixels_and_labels": digest.hexdigest(),
-            "digits": "Optical Recognition of Handwritten Digits (E. Alpaydin, C. Kaynak), UCI, as in scikit-learn",
-            "photographs": [asdict(p) for p in PHOTOGRAPHS],
-        }
-        (part / MARKER).write_text(json.dumps(about, indent=2) + "\n")
-        if path.is_dir():
-            shutil.rmtree(path)
-        part.replace(path)
+        with whole_folder(path) as part:
+            digest = hashlib.sha256()
+            with TQDM(total=train + val, desc="Making photo-digits", unit="images", disable=not progress) as bar:
+                for split in SPLITS:
+                    _make_split(part, split, regions[split], options, digest, bar)
+            content = {**{s: f"images/{s}" for s in SPLITS}, "names": dict(enumerate(NAMES))}
+            YAML.save(str(part / "photo-digits.yaml"), content)
+            about = {
+                "generator": VERSION,
+                **options,
+                "sha256_of_pixels_and_labels": digest.hexdigest(),
+                "digits": "Optical Recognition of Handwritten Digits (E. Alpaydin, C. Kaynak), UCI, as in scikit-learn",
+                "photographs": [asdict(p) for p in PHOTOGRAPHS],
+            }
+            (part / MARKER).write_text(json.dumps(about, indent=2) + "\n")
+            if path.is_dir():
+                shutil.rmtree(path)
+            part.replace(path)
     except OSError as e:
-        if isinstance(e, FileExistsError):
-            raise
         why = "no permission to write" if isinstance(e, PermissionError) else "cannot write"
         raise type(e)(
-            f"{why} photo-digits to {path} ({e}); choose another place: "
+            f"{why} photo-digits to {path} ({e.__cause__ or e}); choose another place: "
             "yolo settings datasets_dir=FOLDER, or path: in a copy of the YAML"
         ) from e
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return path / "photo-digits.yaml"
 
 

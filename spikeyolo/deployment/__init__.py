@@ -21,7 +21,6 @@ from spikeyolo.deployment.transform import GRAPHS, deploy
 __all__ = ["GRAPHS", "CodeDetect", "CodeNeuron", "CodeStockDetect", "DeployForm", "Expectation", "FixedPointConv"]
 __all__ += ["GridActivation", "PixelConv", "PlaneConv", "Widen", "deploy", "emitted_codes", "form_of", "has_neurons"]
 
-for cls in (FixedPointConv, PixelConv, PlaneConv, CodeNeuron, GridActivation, Widen, CodeDetect, CodeStockDetect):
-    cls.__module__ = __name__
-for cls in (Expectation, DeployForm):
-    cls.__module__ = __name__
+for name in __all__:
+    if isinstance(value := globals()[name], type):
+        value.__module__ = __name__

@@ -30,6 +30,7 @@ from spikeyolo.deployment.layers import (
     HEADS,
     CodeNeuron,
     Expectation,
+    FixedPointConv,
     GridActivation,
     PixelConv,
     PlaneConv,
@@ -189,6 +190,12 @@ def _replace(model: nn.Module) -> DeployForm:
         head.unit = unit
         if head.reg_max > 1:
             head.dfl = Expectation(head.reg_max)
+    for name, module in model.named_modules():
+        if isinstance(module, (IBRALIF, nn.Conv2d, nn.Linear)) and not isinstance(module, FixedPointConv):
+            raise ValueError(
+                f"{name} ({type(module).__name__}) has no deploy form: a block is made of SpikeConv and its like, each "
+                "with its neuron directly before it"
+            )
     return form
 
 

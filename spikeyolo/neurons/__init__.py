@@ -23,5 +23,6 @@ __all__ = ["DECAY", "FORMER_TYPES", "IBRALIF", "MAX_D_N", "TRACKED_PART", "TYPES
 __all__ += ["NeuronConfig", "PoTLIF", "ReLU", "SiLU", "TrackedRange", "check_planes", "check_tracked", "entropy"]
 __all__ += ["fire", "name_ranges", "neuron_in", "neurons_of", "ranges_of", "simulate", "to_planes"]
 
-for cls in (IBRALIF, PoTLIF, TrackedRange, LearnedRange, ReLU, SiLU):
-    cls.__module__ = __name__
+for name in __all__:
+    if isinstance(value := globals()[name], type):
+        value.__module__ = __name__

@@ -241,3 +241,13 @@ def test_refuses_what_it_cannot_deploy():
         deploy(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="graph must be spike or integer, got 'planes'"):
         deploy(YOLO(PICO), graph="planes")
+
+
+def test_a_convolution_that_no_neuron_precedes_is_named(photos, tmp_path):
+    """A block of a user that holds a bare convolution would be passed over, and the network be another one."""
+    model = calibrated(write_small(tmp_path / "small.yaml", IBRA), photos)
+    model.model.model[3].extra = torch.nn.Conv2d(16, 16, 1)
+    with pytest.raises(
+        ValueError, match=r"model\.3\.extra \(Conv2d\) has no deploy form: a block is made of SpikeConv"
+    ):
+        deploy(model)

@@ -1,5 +1,6 @@
 """Checkpoints name classes by addresses that never move; those of before still load."""
 
+import importlib
 import os
 import pickletools
 import subprocess
@@ -38,6 +39,19 @@ def test_shipped_weights_name_doors_alone(file):
     paths = class_paths(file)
     assert {module for module, _ in paths} <= DOORS
     assert all(getattr(sys.modules[module], name).__module__ == module for module, name in paths)
+
+
+@pytest.mark.parametrize("door", sorted(DOORS))
+def test_every_module_of_a_room_has_its_address_at_the_door(door):
+    package, modules = importlib.import_module(door), []
+    for file in Path(package.__file__).parent.glob("*.py"):
+        if file.stem not in ("__init__", "triton_kernels"):
+            namespace = vars(importlib.import_module(f"{door}.{file.stem}"))
+            modules += [v for v in namespace.values() if isinstance(v, type) and issubclass(v, torch.nn.Module)]
+    own = [cls for cls in modules if cls.__module__.startswith(door) and not cls.__name__.startswith("_")]
+    assert len(own) > 5
+    assert {cls.__module__ for cls in own} == {door}
+    assert all(getattr(package, cls.__name__) is cls for cls in own)
 
 
 def test_files_from_before_name_addresses_that_are_gone():

@@ -13,7 +13,7 @@ from spikeyolo.blocks.conv import SpikeConv
 from spikeyolo.blocks.detect import SpikeDetect
 from spikeyolo.blocks.rep import SpikeRepConv
 from spikeyolo.blocks.residual import SpikeBlock
-from spikeyolo.network.names import load_yaml
+from spikeyolo.network.names import PREFIXES, load_yaml
 from spikeyolo.network.parser import parse_model
 from spikeyolo.neurons.integer import IBRALIF
 from spikeyolo.neurons.twins import ReLU, SiLU
@@ -203,7 +203,7 @@ def test_timesteps_need_the_encoder():
     ("name", "message"),
     [
         ("ibra-spikeyolo-x.yaml", "scale 'x' does not exist; scales are p, n, s, m, l"),
-        ("plif-spikeyolo-n.yaml", "unknown neuron 'plif'; it is one of lif, ilif, ib, ibra, potlif, relu, silu"),
+        ("plif-spikeyolo-n.yaml", f"unknown neuron 'plif'; it is one of {', '.join(PREFIXES)}"),
     ],
 )
 def test_bad_names_are_named(name, message):

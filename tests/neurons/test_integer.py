@@ -211,7 +211,7 @@ def test_twins_are_activations():
     [
         (None, "neuron: must be a mapping such as neuron: {type: ibra-lif, D: 5.11, N: 100"),
         ({"D": 4}, "must be a mapping"),
-        ({"type": "plif"}, "unknown neuron type 'plif'; types are lif, i-lif, ib-lif, ibra-lif, pot-lif, relu, silu"),
+        ({"type": "plif"}, f"unknown neuron type 'plif'; types are {', '.join(TYPES)}"),
         ({"type": "ibra-lif", "D": 5.11, "N": 100, "tau": 2}, "has no key tau; its keys are type, D, N, T, decay"),
         ({"type": "ibra-lif"}, "lacks D and N; write neuron: {type: ibra-lif, D: 5.11, N: 100"),
         ({"type": "i-lif", "N": 1}, "lacks D"),
