@@ -104,7 +104,7 @@ def state_dict(module: Record) -> dict[str, Tensor]:
         for key, value in _mapping(part, kind).items()
         if isinstance(value, StoredTensor) and key not in _transient(part)
     }
-    held = {value.storage.file: value.storage.count for value in tensors.values()}
+    held = {value.storage.file: value.storage.length for value in tensors.values()}
     if sum(math.prod(value.size) for value in tensors.values()) > 2 * sum(held.values()):
         raise ValueError("declares more numbers than it has: refused")
     return {name: value.load() for name, value in tensors.items()}
@@ -223,7 +223,7 @@ class _Unpickler(pickle.Unpickler):
         tag, kind, key, _, count = pid
         if tag != "storage" or not isinstance(kind, _Storage):
             raise ValueError(f"unknown storage {tag!r}")
-        return kind._replace(file=f"{self.root}data/{key}", count=count)
+        return kind._replace(file=f"{self.root}data/{key}", length=count)
 
 
 class _Storage(NamedTuple):
@@ -232,16 +232,16 @@ class _Storage(NamedTuple):
     archive: zipfile.ZipFile
     file: str
     dtype: torch.dtype
-    count: int
+    length: int
 
     def load(self) -> Tensor:
         """Return the numbers, (count,)."""
-        if not self.count:
+        if not self.length:
             return torch.empty(0, dtype=self.dtype)
         data = self.archive.read(self.file)
-        if self.count * self.dtype.itemsize > len(data):
-            raise ValueError(f"is truncated: {self.file} has {len(data)} bytes for {self.count} numbers")
-        return torch.frombuffer(bytearray(data), dtype=self.dtype, count=self.count)
+        if self.length * self.dtype.itemsize > len(data):
+            raise ValueError(f"is truncated: {self.file} has {len(data)} bytes for {self.length} numbers")
+        return torch.frombuffer(bytearray(data), dtype=self.dtype, count=self.length)
 
 
 class StoredTensor(NamedTuple):
@@ -274,12 +274,12 @@ class _Rebuild(NamedTuple):
         if self.name == "_rebuild_parameter" and isinstance(source, StoredTensor):
             return source
         offset, size, stride = how[:3]
-        if not isinstance(source, _Storage) or not isinstance(source.count, int) or source.count < 0:
+        if not isinstance(source, _Storage) or not isinstance(source.length, int) or source.length < 0:
             raise ValueError("a tensor without storage")
         if not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
             raise ValueError(f"impossible tensor of size {size}, stride {stride}, offset {offset}")
-        if math.prod(size) > source.count:
-            raise _Refused(f"declares a tensor of size {tuple(size)}, but {source.count} numbers for it: refused")
+        if math.prod(size) > source.length:
+            raise _Refused(f"declares a tensor of size {tuple(size)}, but {source.length} numbers for it: refused")
         return StoredTensor(source, offset, tuple(size), tuple(stride))
 
 

@@ -11,6 +11,8 @@ if "YOLO_CONFIG_DIR" not in os.environ:
     files = tempfile.TemporaryDirectory(prefix="spikeyolo-tests-")  # deleted when the tests end
     os.environ["YOLO_CONFIG_DIR"] = files.name
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{files.name}/inductor"
+else:
+    files = None
 if WORKER := os.environ.get("PYTEST_XDIST_WORKER"):  # gw0, gw1, ...
     # Ultralytics and the plugin set torch's number of threads by the cores that there are; so do child processes.
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -28,7 +30,7 @@ if not torch.cuda.is_available():  # before triton is imported: its kernels run 
 
 from ultralytics import utils
 
-if "files" in globals():  # before other modules take these names from there; workers and child processes read the file
+if files:  # before other modules take these names from there; workers and child processes read the file
     utils.DATASETS_DIR, utils.RUNS_DIR = Path(files.name, "datasets"), Path(files.name, "runs")
     utils.SETTINGS.update(datasets_dir=str(utils.DATASETS_DIR), runs_dir=str(utils.RUNS_DIR))
 

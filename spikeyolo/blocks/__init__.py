@@ -7,11 +7,21 @@ This is a door: checkpoints name its classes by this address, so that they can m
 """
 
 from spikeyolo.blocks.conv import NeuronConv, SpikeConv, SpikeDown, SpikeEncoder
-from spikeyolo.blocks.detect import SpikeDetect
+from spikeyolo.blocks.detect import RAW_MAPS, SpikeDetect
 from spikeyolo.blocks.rep import BorderNorm, RepChain, SepChain, SpikeRepConv, SpikeSepConv, factored
 from spikeyolo.blocks.residual import SpikeBlock, SpikeRepBlock, SpikeSeparable, SpikeSPPF
 
-__all__ = ["BorderNorm", "NeuronConv", "RepChain", "SepChain", "SpikeBlock", "SpikeConv", "SpikeDetect", "SpikeDown"]
+__all__ = [
+    "RAW_MAPS",
+    "BorderNorm",
+    "NeuronConv",
+    "RepChain",
+    "SepChain",
+    "SpikeBlock",
+    "SpikeConv",
+    "SpikeDetect",
+    "SpikeDown",
+]
 __all__ += ["SpikeEncoder", "SpikeRepBlock", "SpikeRepConv", "SpikeSPPF", "SpikeSepConv", "SpikeSeparable", "factored"]
 
 for name in __all__:

@@ -8,6 +8,8 @@ from ultralytics.nn.modules.head import Detect
 
 from spikeyolo.blocks.conv import Neuron, SpikeConv
 
+RAW_MAPS = ("boxes", "scores")  # among the predictions of a head
+
 
 class SpikeDetect(Detect):
     """Detection head whose every convolution takes spikes; its raw maps are averaged over T.
@@ -60,6 +62,6 @@ class SpikeDetect(Detect):
         """Return raw boxes (B, 4*reg_max, A) and scores (B, nc, A), averaged over T, and the levels' features."""
         preds = super().forward_head(x, box_head, cls_head)
         if self.T > 1:
-            for key in preds.keys() & {"boxes", "scores"}:
+            for key in [key for key in preds if key in RAW_MAPS]:
                 preds[key] = torch.stack(preds[key].chunk(self.T)).mean(0)
         return preds

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.head import Detect
 
-from spikeyolo.blocks import SpikeDetect
+from spikeyolo.blocks import RAW_MAPS, SpikeDetect
 from spikeyolo.neurons import IBRALIF
 
 FINEST_GRID = 12  # finer ones change no mAP, but the width of the weights
@@ -209,7 +209,8 @@ class _CodeHead(Detect):
     ) -> dict[str, Tensor]:
         """Return raw boxes and scores, in float64."""
         preds = super().forward_head(x, box_head, cls_head)
-        return preds | {key: preds[key].double() / self.unit for key in preds.keys() & {"boxes", "scores"}}
+        # in the head's own order, so that an exported graph is the same in every process
+        return {key: value.double() / self.unit if key in RAW_MAPS else value for key, value in preds.items()}
 
     def _inference(self, x: dict[str, Tensor]) -> Tensor:
         return super()._inference(x).float()

@@ -38,8 +38,8 @@ def from_planes(planes: Tensor) -> Tensor:
     >>> from_planes(to_planes(torch.tensor([6, 1]), planes=3))
     tensor([6, 1])
     """
-    weights = 2 ** torch.arange(planes.shape[0], device=planes.device)
-    return torch.tensordot(weights, planes.long(), dims=1)
+    shifts = torch.arange(planes.shape[0], device=planes.device).view(-1, *[1] * (planes.ndim - 1))
+    return (planes.long() << shifts).sum(0)
 
 
 def to_unary(codes: Tensor, D_N: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -28,7 +28,7 @@ class NeuronType:
 
     make: Callable[..., nn.Module]
     prefix: str
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     optional: bool = False
     fixed: tuple[str, ...] = ()
 
@@ -71,7 +71,7 @@ class NeuronConfig:
     """
 
     type: str
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     T: int = 1
     decay: float = DECAY
     activation: str | None = None
@@ -98,15 +98,17 @@ class NeuronConfig:
         """
         if not isinstance(mapping, Mapping) or "type" not in mapping:
             raise ValueError(f"neuron: must be a mapping such as {_example('ibra-lif')}, got {mapping!r}")
-        given = {key: value for key, value in mapping.items() if value is not None}
-        name = given.pop("type", None)
+        entries = cast(Mapping[str, Any], mapping)
+        given = {key: value for key, value in entries.items() if value is not None}
+        name: Any = given.pop("type", None)
         if isinstance(name, str):
             name = FORMER_TYPES.get(name, name)
         common = {key: given.pop(key) for key in COMMON if key in given}
-        return cls(type=name, numbers=given, **common)  # pyright: ignore[reportArgumentType] (checked below)
+        return cls(type=name, numbers=given, **common)
 
     def __post_init__(self):
-        if not isinstance(self.type, str) or self.type not in TYPES:
+        # a YAML may hold anything
+        if not isinstance(self.type, str) or self.type not in TYPES:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"unknown neuron type {self.type!r}; types are {', '.join(TYPES)}")
         kind = TYPES[self.type]
         if unknown := [str(key) for key in self.numbers if key not in kind.numbers]:

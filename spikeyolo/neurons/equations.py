@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,8 +101,8 @@ class StraightThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, dynamics: Dynamics, dtype: torch.dtype) -> Tensor:
-        windows = []
+    def forward(ctx: Any, x: Tensor, dynamics: Dynamics, dtype: torch.dtype) -> Tensor:
+        windows: list[Tensor] = []
 
         def emit(v: Tensor) -> Tensor:
             # Clipping first gives the same codes as `fire` and, by one comparison, the gradient window.
@@ -115,7 +116,7 @@ class StraightThrough(torch.autograd.Function):
         return spikes
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         windows = ctx.saved_tensors
         steps = [g * w.to(ctx.computed) for w, g in zip(windows, grad.chunk(len(windows)), strict=True)]
         for t in reversed(range(len(steps) - 1)):

@@ -1,6 +1,7 @@
 """The integer leaky integrate-and-fire neuron. Needs torch alone."""
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ class IBRALIF(nn.Module):
             raise ValueError(f"rest must be a whole code from 0 to D * N - 1 = {D_N - 1}, got {rest:g}; try rest=0")
         if rest and self.T > 1:
             raise ValueError(f"a neuron with rest={rest} has one timestep, got T={self.T}; use T=1")
-        self.D, self.N, self.rest = float(D), float(N), int(rest)
+        self.D, self.N, self.rest = float(D), float(N), int(rest)  # pyright: ignore[reportConstantRedefinition]
 
     @property
     def D_N(self) -> int:
@@ -130,7 +131,7 @@ class IBRALIF(nn.Module):
         rest = max(1, self.rest >> dropped) if self.rest else 0
         if rest >= D_N:
             raise ValueError("a neuron that reads potentials on both sides of zero needs planes=2 or more")
-        self.D, self.N, self.rest = D_N / N, N, rest
+        self.set_range(D_N / N, N, rest)
 
     def _raised(self, x: Tensor) -> Tensor:
         """Return currents that hold the potential at code ``rest`` where there is no input: it is not emitted."""
@@ -161,7 +162,8 @@ def check_time(T: float, decay: float) -> None:
 
 def neurons_of(module: nn.Module) -> dict[str, IBRALIF]:
     """Return all neurons within a module by name, in the order of its modules."""
-    return {name: part for name, part in module.named_modules() if isinstance(part, IBRALIF)}
+    named = cast(Any, module).named_modules()  # which torch gives no type
+    return {name: part for name, part in named if isinstance(part, IBRALIF)}
 
 
 def neuron_in(module: nn.Module | None) -> IBRALIF | None:

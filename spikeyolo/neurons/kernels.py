@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def layout_of(x: Tensor) -> torch.memory_format:
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, dynamics: Dynamics, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, dynamics: Dynamics, dtype: torch.dtype) -> Tensor:
         ctx.dynamics, ctx.dtype = dynamics, x.dtype
         ctx.layout = layout_of(x)
         ctx.kernels = _triton(x) or sys.modules[__name__]
@@ -52,7 +53,7 @@ class _StraightThrough(torch.autograd.Function):
         return spikes
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (windows,) = ctx.saved_tensors
         grad = grad.contiguous(memory_format=ctx.layout)
         return ctx.kernels.pull_back(grad, windows, ctx.dynamics, ctx.dtype), None, None
@@ -115,7 +116,7 @@ def _blocks(T: int, *tensors: Tensor) -> Iterable[tuple[Sequence[Tensor], ...]]:
     block = CACHED * torch.get_num_threads() if tensors[0].device.type == "cpu" else n
     if T == 1 and n <= block:  # saves small tensors the views
         return [tuple((x,) for x in tensors)]
-    return zip(*(x.as_strided((T, n), (n, 1)).split(max(block, 1), dim=1) for x in tensors), strict=True)
+    return zip(*(torch.split(x.as_strided((T, n), (n, 1)), max(block, 1), dim=1) for x in tensors), strict=True)
 
 
 def _triton(x: Tensor) -> ModuleType | None:

@@ -7,7 +7,7 @@ on, evaluation changes nothing, and under DDP the first rank's buffers are broad
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -131,7 +131,7 @@ class TrackedRange(nn.Module):
             result = fn(tensor)
             return result if result.dtype == tensor.dtype else tensor.to(result.device)
 
-        return super()._apply(moved, recurse)
+        return super()._apply(moved, recurse)  # pyright: ignore[reportUnknownMemberType]
 
     def extra_repr(self) -> str:
         """Return the range."""
@@ -180,7 +180,7 @@ class _Scaled(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, spikes: Tensor, gain: Tensor, dynamics: Dynamics, v: Tensor, layout: torch.memory_format):
+    def forward(ctx: Any, spikes: Tensor, gain: Tensor, dynamics: Dynamics, v: Tensor, layout: torch.memory_format):
         o = fire(v, dynamics) / dynamics.N
         slope = torch.where(v < 0, 0, torch.where(v > dynamics.D, o, o - v))
         ctx.save_for_backward(slope)
@@ -189,7 +189,7 @@ class _Scaled(torch.autograd.Function):
         return spikes.view_as(spikes)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (slope,) = ctx.saved_tensors
         sample = strided_sample(grad.contiguous(memory_format=ctx.layout), slope.shape[0])
         return grad, (sample.float() * slope).sum() * ctx.share, None, None, None
@@ -224,7 +224,7 @@ def _common_divisor(a: int, b: int) -> int:
 
 def name_ranges(layers: nn.Module) -> None:
     """Tell ranges the names of their layers, as a YOLO network names them, for messages."""
-    for name, module in layers.named_modules(prefix="model"):
+    for name, module in cast(Any, layers).named_modules(prefix="model"):  # which torch gives no type
         if isinstance(module, TrackedRange):
             module.layer = name.removesuffix(".range")
 

@@ -5,6 +5,9 @@ multiply-add, so that codes are the same to the last one, ties included. Needs t
 brings on Linux.
 """
 
+# pyright: basic
+# (Triton's language has no types.)
+
 import torch
 import triton
 import triton.language as tl

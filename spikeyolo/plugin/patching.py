@@ -55,6 +55,7 @@ def anchor(name: str, parameters: tuple[str, ...]) -> tuple[object, str, Any]:
     """
     module, path = name.split(":")
     *parents, attribute = path.split(".")
+    owner = value = None
     try:
         owner = functools.reduce(getattr, parents, __import__(module, fromlist=["_"]))
         value = getattr(owner, attribute)

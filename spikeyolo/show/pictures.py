@@ -112,7 +112,7 @@ def _codes(label: str, layers: list[Model]) -> tuple[Figure, str]:
         axes.set_title(f"{title}\nmean use of the range: {np.mean(used):.0%}", fontsize=9)
         axes.set_xlabel("code / D_N, theoretical range 0 to 1", fontsize=8)
         figure.colorbar(drawn, ax=axes, shrink=min(1, 25 / len(layers)), label="share of codes")
-    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside lower right")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside lower right")
     figure.suptitle(f"{label}: codes against the theoretical range [0, D_N]", fontsize=10)
     caption = "Codes of each layer against the theoretical range; grey: never used."
     if aligned:
@@ -154,7 +154,9 @@ def _energy(numbers: Model) -> tuple[Figure, str]:
         axes.set_xlabel("µJ per image", fontsize=8)
         axes.set_title(f"{preset}\n{left.sum():,.4g} µJ", fontsize=9)
         axes.tick_params(axis="x", labelsize=7)
-    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=len(COLOURS))
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=len(COLOURS)
+    )
     figure.suptitle(f"{numbers['label']}: energy by layer on binary spikes (modelled, not measured)", fontsize=10)
     return figure, "Energy by layer and by what it is spent on (modelled, not measured)."
 

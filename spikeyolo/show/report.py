@@ -134,6 +134,7 @@ def _check_neurons(models: list[CountedModel]) -> None:
 def _labels(files: list[str]) -> list[str]:
     """Return the shortest ends of the paths that tell them apart."""
     parts = [Path(file).absolute().parts for file in files]
+    labels: list[str] = []
     for length in range(1, max(map(len, parts)) + 1):
         labels = ["/".join(p[-length:]) for p in parts]
         if len(set(labels)) == len(labels):

@@ -10,7 +10,7 @@ from torch import nn
 from ultralytics import YOLO
 
 import spikeyolo
-from spikeyolo.deployment import grids, transform
+from spikeyolo.deployment import form_of, grids, transform
 from spikeyolo.deployment.layers import CodeNeuron, FixedPointConv, PixelConv, PlaneConv
 from spikeyolo.deployment.transform import deploy
 from spikeyolo.neurons.coding import to_planes
@@ -204,7 +204,7 @@ def test_every_convolution_of_the_real_architecture_takes_codes():
 
 def test_it_says_what_is_lost_where_the_bound_cannot_be_met(photos, tmp_path, caplog):
     neuron = {"type": "ib-lif", "D": 2**20, "N": 1}
-    form = deploy(calibrated(write_small(tmp_path / "small.yaml", neuron), photos)).deployed
+    form = form_of(deploy(calibrated(write_small(tmp_path / "small.yaml", neuron), photos)))
     assert "model.3.conv" in form.inexact
     assert set(form.grids.values()) == {transform.FINEST_GRID}  # accuracy is not given up as well
     assert "can exceed what float32 holds exactly" in caplog.text

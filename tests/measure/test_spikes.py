@@ -150,10 +150,10 @@ def test_no_activation_is_kept():
     kept, alive = [], []
 
     class Watched(nn.Conv2d):
-        def forward(self, x):
+        def forward(self, input):
             alive.append(sum(ref() is not None for ref in kept))
-            kept.append(weakref.ref(x))
-            return super().forward(x)
+            kept.append(weakref.ref(input))
+            return super().forward(input)
 
     network = nn.Sequential(*[layer for _ in range(3) for layer in (IBRALIF(), Watched(1, 1, 1))])
     with torch.no_grad(), record_spikes(network) as spikes:

@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_the_name_without_scale_is_n():
 def test_repeats_and_ratios_follow_the_scale():
     def shape(scale):
         with torch.device("meta"):
-            layers, _ = parse_model(load_yaml(f"ibra-spikeyolo-{scale}.yaml"), 3, verbose=False)
+            layers: Any = parse_model(load_yaml(f"ibra-spikeyolo-{scale}.yaml"), 3, verbose=False)[0]
         depth = [len(layers[i]) if isinstance(layers[i], nn.Sequential) else 1 for i in (2, 4, 6, 8)]
         last = layers[25].conv1.bn.num_features / layers[25].conv2.bn.num_features
         return depth, last
@@ -80,7 +81,7 @@ def test_every_convolution_but_the_stem_directly_follows_its_neuron(name):
         if isinstance(module, kinds):
             module.register_forward_hook(lambda m, i, o, name=module_name: emitted.update({id(o): (name, o)}))
         elif isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(lambda m, i, name=module_name: entered.update({name: i[0]}))
+            module.register_forward_pre_hook(lambda m, i, name=module_name: entered.update({str(name): i[0]}))
     model(torch.rand(1, 3, 64, 64))
     entered.pop("model.26.dfl.conv")  # decodes, after the network
     assert [name for name, x in entered.items() if id(x) not in emitted] == ["model.1.conv"]

@@ -205,7 +205,7 @@ def test_a_stream_that_ends(files, tmp_path):
                     self.wfile.write(head.encode() + data + b"\r\n")
                     time.sleep(0.01)
 
-        def log_message(self, *arguments):
+        def log_message(self, format, *arguments):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
