@@ -122,10 +122,10 @@ def demo(**options: Any) -> int:
     from spikeyolo.show.demo import demo
 
     run = demo(options.pop("source"), **options)
-    ours, twin = (run.energy_pj[scheme] / run.frames / 1e6 for scheme in ("spikes", "ann"))
+    spiking_uj, twin_uj = (run.energy_pj[scheme] / run.frames / 1e6 for scheme in ("spikes", "ann"))
     print(f"\n{run.frames} frames, {run.frames / run.seconds:.1f} per second")
     print(f"per frame {run.spikes / run.frames:,.0f} spikes; energy, modelled ({options['preset']}):", end=" ")
-    print(f"{ours:,.4g} µJ on binary spikes, {twin:,.4g} µJ in the relu twin")
+    print(f"{spiking_uj:,.4g} µJ on binary spikes, {twin_uj:,.4g} µJ in the relu twin_uj")
     if run.target:
         print(f"Results saved to {run.target}")
     if run.problem:
@@ -154,7 +154,7 @@ WORDS = {
     "verify": Word(
         verify,
         {"model": "", "reference": "", "source": "", "images": 8},
-        "prove that an exported graph takes binary spikes and equals its integer twin and the checkpoint",
+        "prove that an exported graph takes binary spikes and equals its integer form and the checkpoint",
     ),
     "report": Word(
         report,

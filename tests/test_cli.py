@@ -1,6 +1,9 @@
+import importlib
+import inspect
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import ultralytics
@@ -8,6 +11,7 @@ from packaging.requirements import Requirement
 
 import _spikeyolo_hook
 from spikeyolo import checks, cli
+from spikeyolo.conversion.calibration import Ranges
 
 
 def test_help_names_every_word(capsys, spikeyolo):
@@ -82,6 +86,34 @@ def test_refuses_to_train_where_the_plugin_is_off(spikeyolo, monkeypatch, capsys
     monkeypatch.setattr(ultralytics, "__version__", "8.3.1")
     assert spikeyolo("train", "model=ibra-spikeyolo-p.yaml") == 1
     assert "ultralytics 8.3.1 is too old" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "address", "other"),
+    [
+        ("photo-digits", "spikeyolo.data.photo_digits:make_photo_digits", {"progress"}),
+        ("verify", "spikeyolo.proof.verify:verify", set()),
+        ("report", "spikeyolo.show.report:report", set()),
+        ("coco", "spikeyolo.measure.coco:evaluate", set()),
+        ("import", "spikeyolo.conversion.official:import_checkpoint", set()),
+        ("convert", "spikeyolo.conversion.convert:convert", {"ranges"}),
+        ("demo", "spikeyolo.show.demo:demo", set()),
+    ],
+)
+def test_defaults_are_those_of_the_functions(word, address, other):
+    """Both are stated, so that the command line can be read without importing torch."""
+    module, name = address.split(":")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    stated = dict(cli.WORDS[word].arguments)
+    if word == "convert":
+        ranges = {key: stated.pop(key) for key in [f.name for f in fields(Ranges)]}
+        assert Ranges(**ranges) == Ranges()
+    for key in other:
+        parameters = {k: v for k, v in parameters.items() if k != key}
+    assert stated.keys() == {"model" if key == "models" else key for key in parameters}
+    for key, parameter in parameters.items():
+        if parameter.default is not parameter.empty:
+            assert stated[key] == parameter.default, key
 
 
 def test_coco_prints_the_numbers_and_writes_results(digits, tmp_path, spikeyolo, capsys):

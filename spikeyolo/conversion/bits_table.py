@@ -18,12 +18,16 @@ WAYS = {"one": "one range, D = 5.11", "layer": "a range per layer"}
 
 
 def evaluate(
-    twin: SpikingCopy, potentials: Mapping[str, Potentials], ranges: Ranges, file: Path, validation: dict[str, Any]
+    spiking_copy: SpikingCopy,
+    potentials: Mapping[str, Potentials],
+    ranges: Ranges,
+    file: Path,
+    validation: dict[str, Any],
 ) -> list[Row]:
     """Evaluate a converted network in deploy form with each number of bits; its ranges are others afterwards.
 
     Args:
-        twin: The network.
+        spiking_copy: The network.
         potentials: What its neurons read.
         ranges: How ranges per layer are chosen.
         file: Where a checkpoint can be written again and again.
@@ -39,8 +43,8 @@ def evaluate(
     with TQDM(total=len(BITS) * len(ways), desc="bits table") as progress:
         for way, chosen in ways.items():
             for bits in BITS:
-                twin.set_ranges(replace(chosen, bits=bits).choose(potentials))
-                save_checkpoint(twin.network, file, train_args={}, about={})
+                spiking_copy.set_ranges(replace(chosen, bits=bits).choose(potentials))
+                save_checkpoint(spiking_copy.network, file, train_args={}, about={})
                 rows.append({"ranges": way, "bits": bits, **measure(file, validation)})
                 progress.update()
     return rows

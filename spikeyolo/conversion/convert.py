@@ -88,8 +88,8 @@ def convert(
     if min(images, batch) < 1 or imgsz < 0:
         raise ValueError(f"images and batch must be at least 1, got images={images}, batch={batch}, imgsz={imgsz}")
     yolo = open_detector(model)
-    twin = SpikingCopy(yolo.model)
-    network = twin.network
+    spiking_copy = SpikingCopy(yolo.model)
+    network = spiking_copy.network
     size: Any = check_imgsz(imgsz or yolo.overrides.get("imgsz") or 640, stride=int(network.stride.max()))
     calibrating = Images.of_data(data, "train", images, classes=len(network.names))
     validation: dict[str, Any] = {"data": data, "imgsz": size, "batch": batch, "device": device}
@@ -100,13 +100,13 @@ def convert(
 
     LOGGER.info(f"calibrating on {calibrating.about}")
     batches = [torch.from_numpy(b).to(where) for b in calibrating.batches(batch, size, size)]
-    potentials = calibration.observe(network.model, network, batches, twin.replaced)
+    potentials = calibration.observe(network.model, network, batches, spiking_copy.replaced)
     file = Path(model)
     target = free_file(name or f"{file.stem}-{ranges.planes}bit", project=project, folder="convert")
     arguments = {**yolo.overrides, "imgsz": size, "data": data}
     with whole_folder(target) as folder:
         before = validate(yolo, folder, **validation)
-        twin.set_ranges(ranges.choose(potentials))
+        spiking_copy.set_ranges(ranges.choose(potentials))
         if batchnorm:
             update_bn(batches, network)  # pyright: ignore[reportArgumentType] (any iterable)
         about: dict[str, Any] = {
@@ -121,7 +121,9 @@ def convert(
         after = validate(open_detector(part), folder, **validation)
         done = Converted(target, network, ranges, calibrating.about, real_valued(network), before, after)
         if table:
-            done.table = bits_table.evaluate(copy.deepcopy(twin), potentials, ranges, folder / "table.pt", validation)
+            done.table = bits_table.evaluate(
+                copy.deepcopy(spiking_copy), potentials, ranges, folder / "table.pt", validation
+            )
         _write(folder, done, about)
         for made in sorted(folder.glob(f"{target.stem}.*"), key=lambda f: f.suffix == ".pt"):  # the checkpoint last
             made.replace(target.with_name(made.name))

@@ -43,8 +43,8 @@ _NAMES = (  # official name, ours; applied in this order
 
 def official_name(name: str) -> str:
     """Translate a parameter or buffer name of the official SpikeYOLO into ours."""
-    for pattern, ours in _NAMES:
-        name = re.sub(pattern, ours, name)
+    for pattern, own in _NAMES:
+        name = re.sub(pattern, own, name)
     return name
 
 
@@ -135,19 +135,19 @@ def _rebuild(network: Record, other: NeuronConfig | None) -> tuple[Any, NeuronCo
         config = replace(other, T=trained.T, decay=trained.decay) if other.spiking else other
         if not other.spiking and trained.T > 1:
             raise ValueError(f"was trained with T={trained.T} timesteps, an ANN has none; drop neuron={other.type}")
-    ours: Any = _from_tensors(state_dict(network), config)
-    _compare_layers(parts, ours)
+    rebuilt: Any = _from_tensors(state_dict(network), config)
+    _compare_layers(parts, rebuilt)
     names, yaml = network.attributes.get("names"), network.attributes.get("yaml")
     names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
-    noted = yaml.get("nc") if isinstance(yaml, dict) else None
-    nc = ours.yaml["nc"]
-    if not isinstance(names, dict) or sorted(names) != list(range(nc)) or noted not in (None, nc):
+    stated = yaml.get("nc") if isinstance(yaml, dict) else None
+    nc = rebuilt.yaml["nc"]
+    if not isinstance(names, dict) or sorted(names) != list(range(nc)) or stated not in (None, nc):
         count = len(names) if isinstance(names, dict) else "no"
         raise ValueError(
-            f"contradicts itself: the head has {nc} classes, the YAML {noted}, and there are {count} names"
+            f"contradicts itself: the head has {nc} classes, the YAML {stated}, and there are {count} names"
         )
-    ours.names = {int(i): str(name) for i, name in names.items()}
-    return ours, trained
+    rebuilt.names = {int(i): str(name) for i, name in names.items()}
+    return rebuilt, trained
 
 
 def _neuron_of(parts: Mapping[str, Record]) -> NeuronConfig:
@@ -162,13 +162,13 @@ def _neuron_of(parts: Mapping[str, Record]) -> NeuronConfig:
     return replace(OFFICIAL, T=steps, numbers={**OFFICIAL.numbers, "D": D.pop()})
 
 
-def _compare_layers(parts: Mapping[str, Record], ours: DetectionModel) -> None:
+def _compare_layers(parts: Mapping[str, Record], rebuilt: DetectionModel) -> None:
     """Refuse a network whose layers compute something else, though their tensors fit."""
     keys = {"Conv2d": ("stride", "padding", "dilation", "groups"), "BatchNorm2d": ("eps",)}
     for path, part in parts.items():
         if part.name in keys:
             name = official_name(f"{path}.weight").removesuffix(".weight")
-            layer = ours.get_submodule(name)
+            layer = rebuilt.get_submodule(name)
             for key in keys[part.name]:
                 theirs, expected = part.attributes.get(key), getattr(layer, key)
                 if theirs != expected:

@@ -75,12 +75,12 @@ def match_classes(names: dict[int, str], dataset: dict[str, Any]) -> dict[int, i
     """
     ids = {_plain(category["name"]): category["id"] for category in dataset["categories"]}
     used = {a["category_id"] for a in dataset.get("annotations", [])}
-    ours = {index: _plain(name) for index, name in names.items()}
-    unknown = [name for name in ours.values() if name not in ids]
-    unused = [c["name"] for c in dataset["categories"] if c["id"] in used and _plain(c["name"]) not in ours.values()]
+    own = {index: _plain(name) for index, name in names.items()}
+    unknown = [name for name in own.values() if name not in ids]
+    unused = [c["name"] for c in dataset["categories"] if c["id"] in used and _plain(c["name"]) not in own.values()]
     if not unknown and not unused:
-        return {index: ids[name] for index, name in ours.items()}
-    if len(unknown) == len(ours) == len(dataset["categories"]) and all(map(NAMELESS.fullmatch, ours.values())):
+        return {index: ids[name] for index, name in own.items()}
+    if len(unknown) == len(own) == len(dataset["categories"]) and all(map(NAMELESS.fullmatch, own.values())):
         return dict(zip(sorted(names), sorted(category["id"] for category in dataset["categories"]), strict=True))
     problem = f"class {_listed(unknown)} of the model is no category" if unknown else ""
     problem += " and " if unknown and unused else ""

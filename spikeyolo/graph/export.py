@@ -1,4 +1,4 @@
-"""``yolo export format=onnx`` of a spiking model: the spike graph, or its fast twin, the integer graph.
+"""``yolo export format=onnx`` of a spiking model: the spike graph, or its fast form, the integer graph.
 
 Both are the deploy form (`spikeyolo.deployment`). Ultralytics' own exporter writes the integer graph; `to_spike_graph`
 turns every convolution of codes into convolutions of binary planes that share its weight. ONNX operators only.

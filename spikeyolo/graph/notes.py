@@ -66,12 +66,12 @@ class Notes:
         Raises:
             ValueError: If it is damaged.
         """
-        noted = metadata(model)
+        stored = metadata(model)
         values: dict[str, Any] = {}
         for f in fields(cls):
-            if f.name in noted:
+            if f.name in stored:
                 try:
-                    values[f.name] = noted[f.name] if f.type == "str" else json.loads(noted[f.name])
+                    values[f.name] = stored[f.name] if f.type == "str" else json.loads(stored[f.name])
                 except ValueError as e:
                     raise ValueError(f"the graph's metadata {f.name!r} is damaged ({e}); export it again") from e
         return cls(**values)

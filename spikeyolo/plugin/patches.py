@@ -6,12 +6,10 @@ Each function passes everything that is not ours to the original.
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from spikeyolo.assets import find_cfg
-from spikeyolo.plugin import models
-from spikeyolo.plugin.callbacks import CALLBACKS
 from spikeyolo.plugin.patching import anchor, check_version, is_imported, patched, replace, unregister
 
 ANCHORS = {  # what is exchanged or relied upon: parameters that must be there, in order
@@ -43,13 +41,13 @@ def register(behind: str = "") -> None:
             nothing is patched then.
     """
     check_version()
-    for module, functions in PATCHES.items():
+    for module, exchanged in PATCHES.items():
         if module not in patched and (module == behind or is_imported(module)):
             steps = patched[module] = []
             try:
                 if module == "ultralytics.nn.tasks":
                     _check_anchors()
-                for name, function in functions.items():
+                for name, function in exchanged().items():
                     steps.append(replace(name, ANCHORS[name], function))
                 if module == "ultralytics.nn.tasks":
                     steps += _add_callbacks()
@@ -74,6 +72,8 @@ def _add_callbacks() -> list[Callable[[], object]]:
     """Add our callbacks to the default ones; return what removes them."""
     from ultralytics.utils.callbacks import base
 
+    from spikeyolo.plugin.callbacks import CALLBACKS
+
     for event, callback in CALLBACKS.items():
         base.default_callbacks[event].append(callback)
     return [functools.partial(base.default_callbacks[event].remove, f) for event, f in CALLBACKS.items()]
@@ -82,8 +82,8 @@ def _add_callbacks() -> list[Callable[[], object]]:
 def check_file(original: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) -> Any:
     """Take bare names of our YAML files (data sets, training recipes) as Ultralytics takes those of its own."""
     name = str(file).strip()
-    ours = None if os.path.exists(name) else find_cfg(name)  # noqa: PTH110 (no error in unreadable folders)
-    return original(str(ours or file), *args, **kwargs)
+    shipped = None if os.path.exists(name) else find_cfg(name)  # noqa: PTH110 (no error in unreadable folders)
+    return original(str(shipped or file), *args, **kwargs)
 
 
 def check_dict_alignment(
@@ -95,11 +95,11 @@ def check_dict_alignment(
         from spikeyolo.graph.arguments import EXPORT_ARGUMENTS as added
     elif custom.get("mode") == "train":
         added = ("checkpoint",)
-    ours = {key: custom.pop(key) for key in added if key in custom}
+    kept = {key: custom.pop(key) for key in added if key in custom}
     try:
         return original(base, custom, e, allowed_custom_keys)  # which renames keys in place
     finally:
-        custom.update(ours)
+        custom.update(kept)
 
 
 def export_onnx(original: Callable[..., Any], exporter: Any, *args: Any, **kwargs: Any) -> Any:
@@ -111,17 +111,24 @@ def export_onnx(original: Callable[..., Any], exporter: Any, *args: Any, **kwarg
     return export_onnx(exporter, stock) if writes_graph(exporter) else stock()
 
 
-TASKS = "ultralytics.nn.tasks:"
-PATCHES: Mapping[str, Mapping[str, Callable[..., Any]]] = {  # by the module that must be imported
-    "ultralytics.utils.checks": {"ultralytics.utils.checks:check_file": check_file},
-    "ultralytics.cfg": {"ultralytics.cfg:check_dict_alignment": check_dict_alignment},
-    "ultralytics.nn.tasks": {
-        TASKS + "yaml_model_load": models.yaml_model_load,
-        TASKS + "parse_model": models.parse_model,
-        TASKS + "torch_safe_load": models.torch_safe_load,
-        TASKS + "BaseModel._predict_once": models.predict_once,
-        TASKS + "BaseModel.load": models.load,
+def _of_tasks() -> dict[str, Callable[..., Any]]:
+    """Import what is exchanged where models are built, when they are, by its anchors."""
+    from spikeyolo.plugin import models
+
+    tasks = "ultralytics.nn.tasks:"
+    return {
+        tasks + "yaml_model_load": models.yaml_model_load,
+        tasks + "parse_model": models.parse_model,
+        tasks + "torch_safe_load": models.torch_safe_load,
+        tasks + "BaseModel._predict_once": models.predict_once,
+        tasks + "BaseModel.load": models.load,
         "ultralytics.nn.distill_model:DistillationModel.get_distill_layers": models.get_distill_layers,
-    },
-    "ultralytics.engine.exporter": {"ultralytics.engine.exporter:Exporter.export_onnx": export_onnx},
+    }
+
+
+PATCHES = {  # by the module that must be imported: what is exchanged, by its anchors
+    "ultralytics.utils.checks": lambda: {"ultralytics.utils.checks:check_file": check_file},
+    "ultralytics.cfg": lambda: {"ultralytics.cfg:check_dict_alignment": check_dict_alignment},
+    "ultralytics.nn.tasks": _of_tasks,
+    "ultralytics.engine.exporter": lambda: {"ultralytics.engine.exporter:Exporter.export_onnx": export_onnx},
 }

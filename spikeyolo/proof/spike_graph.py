@@ -367,10 +367,10 @@ class SpikeGraph:
                 found[self.name(node)] = [a for a in arrays if a is not None]
         return found
 
-    def twin(self) -> onnx.ModelProto:
-        """Return the integer twin: every complete layer as one convolution of its codes."""
-        twin = onnx.ModelProto()
-        twin.CopyFrom(self.model)
+    def integer_form(self) -> onnx.ModelProto:
+        """Return the integer form: every complete layer as one convolution of its codes."""
+        integer_form = onnx.ModelProto()
+        integer_form.CopyFrom(self.model)
         results = {tensor: (layer, bias) for layer, (tensor, bias) in self.layers.items()}
         sample = {self._layer_of(node): node for node in self.model.graph.node if node.op_type in ACCUMULATING}
         nodes = []
@@ -388,9 +388,9 @@ class SpikeGraph:
             if needed.intersection(node.output):
                 needed.update(node.input)
                 kept.append(node)
-        twin.graph.ClearField("node")
-        twin.graph.node.extend(reversed(kept))
-        return twin
+        integer_form.graph.ClearField("node")
+        integer_form.graph.node.extend(reversed(kept))
+        return integer_form
 
     def _layer_of(self, node: onnx.NodeProto) -> Layer | None:
         form = self._form(node, {})

@@ -1,4 +1,4 @@
-"""Proof that an ONNX graph is spike-driven, and that it emits the codes of its integer twin and of PyTorch.
+"""Proof that an ONNX graph is spike-driven, and that it emits the codes of its integer form and of PyTorch.
 
 Static, for any image (`spikeyolo.proof.spike_graph`), then dynamic, on images: the same codes in every layer.
 """
@@ -24,7 +24,7 @@ TOLERANCE = 1e-5  # of boxes and scores, relative to their size where it is abov
 def verify(
     model: str | Path, *, reference: str | Path = "", source: str | Path = "", images: int = 8
 ) -> Iterator[Check]:
-    """Prove that an ONNX graph is spike-driven and equals its integer twin and PyTorch; yields each claim when checked.
+    """Prove that an ONNX graph is spike-driven and equals its integer form and PyTorch; yields each claim when checked.
 
     Args:
         model: ONNX file, of whatever origin.
@@ -99,12 +99,12 @@ def _same_weights(graph: SpikeGraph, torch_form: Any, checkpoint: Path | None) -
 
 
 def _compare(graph: SpikeGraph, batches: list[Array], torch_form: Any) -> Iterator[Check]:
-    """Run the spike graph, its integer twin and PyTorch; compare the codes of every layer and the outputs."""
+    """Run the spike graph, its integer form and PyTorch; compare the codes of every layer and the outputs."""
     codes = list(dict.fromkeys(layer.codes for layer in graph.layers))
     wanted = [output.name for output in graph.model.graph.output]
-    twin = graph.twin()
+    integer_form = graph.integer_form()
     sessions = {
-        "its integer twin": open_session(twin, codes, optimise=True),
+        "its integer form": open_session(integer_form, codes, optimise=True),
         "itself run without optimisation": open_session(graph.model, codes, optimise=False),
     }
     spike = open_session(graph.model, codes, optimise=True)

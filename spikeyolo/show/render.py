@@ -177,8 +177,8 @@ def _energy(model: dict[str, Any]) -> Section:
             if scheme not in energy[preset]:
                 cells.append("")
                 continue
-            total, ours = energy[preset][scheme]["total"], energy[preset][schemes[0]]["total"]
-            cells.append(f"{_micro(total)} ({total / ours:.2f} x)")
+            total, base = energy[preset][scheme]["total"], energy[preset][schemes[0]]["total"]
+            cells.append(f"{_micro(total)} ({total / base:.2f} x)")
         rows.append(tuple(cells))
     parts = []
     for preset in energy:

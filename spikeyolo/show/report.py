@@ -227,11 +227,11 @@ def _layer(layer: LayerSpikes, prices: list[EnergyModel]) -> dict[str, Any]:
 
 def _verdict(name: str, energy: dict[str, dict[str, float]]) -> str:
     """Say plainly where the spiking model wins and where not."""
-    ours = energy["spikes"]["total"]
-    told = {s: f"{SCHEMES[s][1]} ({energy[s]['total'] / ours:.2f} x)" for s in RIVALS}
-    beaten = [text for s, text in told.items() if energy[s]["total"] > ours]
-    better = [text for s, text in told.items() if energy[s]["total"] < ours]  # equal: LIF is its own unary coding
-    text = f"{name}: {ours / 1e6:,.4g} µJ per image on binary spikes."
+    own_pj = energy["spikes"]["total"]
+    told = {s: f"{SCHEMES[s][1]} ({energy[s]['total'] / own_pj:.2f} x)" for s in RIVALS}
+    beaten = [text for s, text in told.items() if energy[s]["total"] > own_pj]
+    better = [text for s, text in told.items() if energy[s]["total"] < own_pj]  # equal: LIF is its own unary coding
+    text = f"{name}: {own_pj / 1e6:,.4g} µJ per image on binary spikes."
     if beaten:
         text += f" Less than: {'; '.join(beaten)}."
     return text + (f" It does NOT win against: {'; '.join(better)}." if better else " No other scheme needs less.")

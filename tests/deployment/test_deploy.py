@@ -243,6 +243,15 @@ def test_refuses_what_it_cannot_deploy():
         deploy(YOLO(PICO), graph="planes")
 
 
+def test_raw_maps_come_in_the_order_of_the_head(photos, tmp_path):
+    """The order of a set depends on the process, and with it the bytes of an exported graph did."""
+    model = calibrated(write_small(tmp_path / "small.yaml", IBRA), photos).model.eval()
+    features = [torch.rand(1, c, 4, 4) for c in (24, 16)]
+    head, deployed = model.model[-1], deploy(model).model[-1]
+    maps = [list(h.forward_head(features, h.cv2, h.cv3)) for h in (head, deployed)]
+    assert maps[0] == maps[1] == ["boxes", "scores", "feats"]
+
+
 def test_a_convolution_that_no_neuron_precedes_is_named(photos, tmp_path):
     """A block of a user that holds a bare convolution would be passed over, and the network be another one."""
     model = calibrated(write_small(tmp_path / "small.yaml", IBRA), photos)

@@ -96,7 +96,7 @@ def test_a_good_graph_is_proven(folder, spikeyolo):
 def test_its_integer_twin_is_the_exported_integer_graph(folder, photos):
     import onnxruntime
 
-    twin = SpikeGraph(onnx.load(folder / "spike.onnx")).twin()
+    twin = SpikeGraph(onnx.load(folder / "spike.onnx")).integer_form()
     integer = onnx.load(folder / "integer.onnx")
     assert [n.op_type for n in twin.graph.node] == [n.op_type for n in integer.graph.node]
     feed = {"images": photos[:1].numpy()}
