@@ -3,6 +3,7 @@
 Static, for any image (`spikeyolo.proof.spike_graph`), then dynamic, on images: the same codes in every layer.
 """
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spikeyolo.assets import find_weights
+from spikeyolo.assets import WEIGHTS_DIR, find_weights
 from spikeyolo.data.images import Images
 from spikeyolo.files import sha256
 from spikeyolo.graph.notes import Notes
@@ -64,7 +65,15 @@ def _checkpoint(reference: str | Path, model: Path, notes: Notes) -> Path | None
         return Path(reference)
     source = notes.source or "none"
     candidates = model.with_name(source), find_weights(source)  # beside it, or shipped
-    return next((file for file in candidates if notes.source_sha256 and sha256(file) == notes.source_sha256), None)
+    return next((file for file in candidates if notes.source_sha256 in _hashes(file)), None)
+
+
+def _hashes(checkpoint: Path) -> set[str]:
+    """Return the hash of a checkpoint, and that of shipped weights before they were saved again; none if it is gone."""
+    hashes = {sha256(checkpoint)}
+    if checkpoint.parent == WEIGHTS_DIR and checkpoint.is_file():
+        hashes.add(json.loads(checkpoint.with_suffix(".json").read_text()).get("sha256_before_its_classes_moved", ""))
+    return hashes - {""}
 
 
 def _deployed(checkpoint: Path, planes: int | None) -> Any:

@@ -155,7 +155,8 @@ def draw(summary: list[Row], file: Path, options: dict[str, str]) -> None:
         if "spikes_per_code" not in row:
             left.axhline(score, color=colour, linestyle="--")
             left.annotate(name, (0.02, score), (0, 3), ("axes fraction", "data"), "offset points", fontsize=8)
-    aligned = sorted((r for r in summary if r["network"][6:].isdecimal()), key=lambda r: r["spikes_per_code"])
+    aligned = [r for r in summary if r["network"].removeprefix("potlif-").isdecimal()]
+    aligned.sort(key=lambda r: r["spikes_per_code"])
     for axes, key in ((left, "spikes_per_code"), (right, "energy_uj")):
         axes.plot([r[key] for r in aligned], [r["mAP50-95"] for r in aligned], color=COLOURS["potlif"], alpha=0.4)
         axes.grid(alpha=0.3)
