@@ -93,9 +93,9 @@ def import_checkpoint(model: str | Path, *, neuron: str = "", project: str | Pat
         network, trained = _rebuild(record, other)
     except (ValueError, TypeError) as e:
         raise ValueError(f"{file}: {e}") from e
-    given = checkpoint.get("train_args")
-    known = {"data": str, "imgsz": int}
-    arguments = {k: given[k] for k in known if isinstance(given, dict) and isinstance(given.get(k), known[k])}
+    stated, known = checkpoint.get("train_args"), {"data": str, "imgsz": int}
+    stated = stated if isinstance(stated, dict) else {}
+    arguments = {key: stated[key] for key, kind in known.items() if isinstance(stated.get(key), kind)}
     stem = name or f"{file.stem}{f'-{neuron}' if neuron else ''}"
     about = {"imported": {"file": file.name, "sha256": sha256(file), "trained_with": trained.to_mapping()}}
     target = free_file(stem, project=project, folder="import")

@@ -118,8 +118,8 @@ def find_images(dataset: dict[str, Any], folder: Path, skip: bool) -> tuple[dict
         raise FileNotFoundError(f"images={folder} is not a folder; give the folder of the images")
     present, missing = {}, []
     for image in dataset["images"]:
-        given = folder / image["file_name"]
-        file = given if given.is_file() else folder / given.name  # some files name val2017/0001.jpg
+        listed = folder / image["file_name"]
+        file = listed if listed.is_file() else folder / listed.name  # some files name val2017/0001.jpg
         try:
             with Image.open(file) as header:
                 width, height = exif_size(header)

@@ -16,16 +16,16 @@ def check_arguments(exporter: Any) -> None:
         ValueError: Names the argument, its value and the remedy.
     """
     args = exporter.args
-    given = [f"{key}={getattr(args, key)}" for key in EXPORT_ARGUMENTS if hasattr(args, key)]
+    added = [f"{key}={getattr(args, key)}" for key in EXPORT_ARGUMENTS if hasattr(args, key)]
     graph = getattr(args, "graph", "spike")
     if graph not in GRAPHS:
         raise ValueError(f"graph={graph} does not exist; use graph={' or graph='.join(GRAPHS)}")
     if hasattr(args, "planes"):
         check_planes(args.planes)
-    if given and args.format != "onnx":
-        raise ValueError(f"{' '.join(given)} needs format=onnx, got format={args.format}")
-    if given and not has_neurons(exporter.model):
-        raise ValueError(f"{' '.join(given)} needs a model with spiking neurons, this one has none; leave it away")
+    if added and args.format != "onnx":
+        raise ValueError(f"{' '.join(added)} needs format=onnx, got format={args.format}")
+    if added and not has_neurons(exporter.model):
+        raise ValueError(f"{' '.join(added)} needs a model with spiking neurons, this one has none; leave it away")
     check_tracked(exporter.model)
     if not writes_graph(exporter):
         return

@@ -253,11 +253,12 @@ def describe(model: CountedModel) -> dict[str, Any]:
 
 def _geometry(node: Any, weight: list[int]) -> nn.Conv2d:
     """Return the convolution that an ONNX node is, without weights."""
-    given = {a.name: list(a.ints) or a.i for a in node.attribute}
-    pads = given.get("pads") or [0, 0, 0, 0]
+    attributes = {a.name: list(a.ints) or a.i for a in node.attribute}
+    pads = attributes.get("pads") or [0, 0, 0, 0]
     if pads[:2] != pads[2:]:
         raise ValueError(f"{node.name} pads unevenly ({pads}); spikeyolo exports no such convolution")
-    groups = given.get("group", 1)
-    geometry = {"stride": given.get("strides", [1, 1]), "padding": pads[:2], "dilation": given.get("dilations", [1, 1])}
+    groups = attributes.get("group", 1)
+    geometry: dict[str, Any] = {"stride": attributes.get("strides", [1, 1]), "padding": pads[:2]}
+    geometry |= {"dilation": attributes.get("dilations", [1, 1])}
     geometry = {key: tuple(value) for key, value in geometry.items()}
     return nn.Conv2d(weight[1] * groups, weight[0], tuple(weight[2:]), groups=groups, device="meta", **geometry)  # pyright: ignore[reportArgumentType]
