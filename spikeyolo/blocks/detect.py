@@ -1,4 +1,4 @@
-"""The spiking detection head. Class paths are the checkpoint format: do not move them."""
+"""The spiking detection head."""
 
 import copy
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv2
 

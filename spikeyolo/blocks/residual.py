@@ -1,7 +1,6 @@
 """Residual blocks and pyramid pooling."""
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from spikeyolo.blocks.conv import Neuron, SpikeConv

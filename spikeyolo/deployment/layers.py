@@ -1,7 +1,4 @@
-"""The layers of a network in deploy form: whole numbers in, fixed-point weights; see `spikeyolo.deployment`.
-
-Class paths are what a saved network in deploy form holds: do not move them.
-"""
+"""The layers of a network in deploy form: whole numbers in, fixed-point weights; see `spikeyolo.deployment`."""
 
 import torch
 from torch import Tensor, nn

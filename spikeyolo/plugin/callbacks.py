@@ -65,9 +65,14 @@ def drop_repeated_rows(trainer: Any) -> None:
     """
     from ultralytics.utils import RANK
 
-    if not (trainer.resume and RANK in {-1, 0} and is_ours(trainer.model) and trainer.csv.is_file()):
+    if not (trainer.resume and RANK in {-1, 0} and trainer.csv.is_file() and trainer.csv.stat().st_size):
         return
+    from ultralytics.utils.torch_utils import unwrap_model
+
     from spikeyolo.files import whole_file
+
+    if not is_ours(unwrap_model(trainer.model)):
+        return
 
     header, *rows = trainer.csv.read_text().splitlines(keepends=True)
     by_epoch = {row.split(",")[0].strip(): row for row in rows if row.endswith("\n")}

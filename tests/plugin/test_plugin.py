@@ -243,7 +243,7 @@ ROWS = "epoch,time,loss\n", "1,2.5,0.3\n", "2,5,0.2\n", "3,7.5,0.1\n"
 def test_rows_of_epochs_that_are_trained_again_are_dropped(rows, kept, tmp_path):
     csv = tmp_path / "results.csv"
     csv.write_text("".join(rows))
-    trainer = SimpleNamespace(csv=csv, resume=True, start_epoch=2, model=YOLO(PICO).model)
+    trainer = SimpleNamespace(csv=csv, resume=True, start_epoch=2, model=nn.DataParallel(YOLO(PICO).model))  # wrapped
     drop_repeated_rows(trainer)
     assert csv.read_text() == "".join(kept)
     csv.write_text("".join(rows))
