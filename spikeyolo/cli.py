@@ -49,7 +49,7 @@ def photo_digits(**options: Any) -> int:
 
 
 def verify(**options: Any) -> int:
-    """Prove that an ONNX graph is spike-driven and equal to its twins; 1 if it is not."""
+    """Prove that an ONNX graph is spike-driven and equal to its integer form and PyTorch; 1 if it is not."""
     from spikeyolo.proof.verify import verify
 
     model = options.pop("model")
