@@ -49,8 +49,8 @@ def photo_digits(**options: Any) -> int:
 
 
 def verify(**options: Any) -> int:
-    """Prove that an ONNX graph is spike-driven and equal to its integer form and PyTorch; 1 if it is not."""
-    from spikeyolo.proof.verify import verify
+    """Prove that an ONNX graph is exact and emits the codes of its checkpoint; 1 if it is not."""
+    from spikeyolo.proof.verify import verify, what
 
     model = options.pop("model")
     if not model:
@@ -61,7 +61,7 @@ def verify(**options: Any) -> int:
         failed += bool(check.problems)
     if failed:
         raise ValueError(f"{model} is not proven: {failed} check{'s' * (failed > 1)} failed")
-    print(f"{model} is proven: spike-driven and equal")
+    print(f"{model} is proven: {what(model)}, exact for any image; equal on the images")
     return 0
 
 
@@ -153,8 +153,8 @@ WORDS = {
     ),
     "verify": Word(
         verify,
-        {"model": "", "reference": "", "source": "", "images": 8},
-        "prove that an exported graph takes binary spikes and equals its integer form and the checkpoint",
+        {"model": "", "reference": "", "source": "", "images": 8, "webassembly": ""},
+        "prove that an exported graph is exact and emits its checkpoint's codes; webassembly=node_modules: there too",
     ),
     "report": Word(
         report,

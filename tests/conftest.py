@@ -129,3 +129,37 @@ def _default_activation():
     before = Conv.default_act
     yield
     Conv.default_act = before
+
+
+@pytest.fixture
+def fine(monkeypatch):
+    """Weights of any width and no rounded branches: what is left is the rounding of float32."""
+    from spikeyolo.deployment import exponents, layers, transform
+
+    monkeypatch.setattr(layers.IntegerConv, "limit", 2**30)
+    for module in (layers, exponents):
+        monkeypatch.setattr(module, "SUM_BITS", 60)
+    monkeypatch.setattr(transform, "round_branches", lambda model: None)
+
+
+@pytest.fixture(scope="session")
+def earlier_graph(tmp_path_factory):
+    """Write the spike graph of a small network as an earlier version exported it: float weights on a grid."""
+    import gzip
+
+    file = tmp_path_factory.mktemp("earlier") / "spike.onnx"
+    file.write_bytes(gzip.decompress((Path(__file__).parent / "vectors/before_integers_spike.onnx.gz").read_bytes()))
+    return file
+
+
+@pytest.fixture(scope="session")
+def node_modules():
+    """Return the folder of onnxruntime-web; skip without it, but fail in CI and under make, which install it."""
+    from spikeyolo.proof.webassembly import NODE_MODULES
+
+    if not (NODE_MODULES / "onnxruntime-web").is_dir():
+        missing = f"{NODE_MODULES} has no onnxruntime-web; `make test` installs it"
+        if os.environ.keys() & {"CI", "MAKELEVEL"}:
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return NODE_MODULES

@@ -60,6 +60,18 @@ def calibrated(path: Path, images: torch.Tensor) -> YOLO:
     return model
 
 
+def write_images(folder: Path, photos: torch.Tensor) -> Path:
+    """Write images (n, 3, H, W) in [0, 1], each with a border of 16 black rows below."""
+    import cv2
+    import numpy as np
+
+    folder.mkdir()
+    for i, photo in enumerate(photos):
+        picture = (photo.permute(1, 2, 0).numpy()[..., ::-1] * 255).round().astype(np.uint8)
+        cv2.imwrite(str(folder / f"{i}.png"), np.pad(picture, ((0, 16), (0, 0), (0, 0))))
+    return folder
+
+
 STOCK = {  # backbones of Ultralytics' own blocks; rows 2 and the last are what the head reads
     "v8": "Conv 32 3 2, Conv 32 3 2, C2f 32 True, Conv 64 3 2, SPPF 64 5",
     "11": "Conv 16 3 2, Conv 32 3 2, C3k2 32 False 0.25, Conv 128 3 2, SPPF 128 5, C2PSA 128",

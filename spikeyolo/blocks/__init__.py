@@ -6,7 +6,7 @@ Each block takes ``neuron``, a callable that makes one neuron (:class:`spikeyolo
 This is a door: checkpoints name its classes by this address, so that they can move between the files of this folder.
 """
 
-from spikeyolo.blocks.conv import NeuronConv, SpikeConv, SpikeDown, SpikeEncoder
+from spikeyolo.blocks.conv import NeuronConv, NormedConv, SpikeConv, SpikeDown, SpikeEncoder
 from spikeyolo.blocks.detect import RAW_MAPS, SpikeDetect
 from spikeyolo.blocks.rep import BorderNorm, RepChain, SepChain, SpikeRepConv, SpikeSepConv, factored
 from spikeyolo.blocks.residual import SpikeBlock, SpikeRepBlock, SpikeSeparable, SpikeSPPF
@@ -15,6 +15,7 @@ __all__ = [
     "RAW_MAPS",
     "BorderNorm",
     "NeuronConv",
+    "NormedConv",
     "RepChain",
     "SepChain",
     "SpikeBlock",

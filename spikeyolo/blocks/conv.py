@@ -24,7 +24,24 @@ class SpikeEncoder(nn.Module):
         return f"T={self.T}"
 
 
-class SpikeConv(Conv):
+class NormedConv(Conv):
+    """Ultralytics' `Conv` that remembers, when its BatchNorm is folded, how that distributes its output.
+
+    Attributes:
+        mean, deviation: Of each channel of the output, (c2,), as the BatchNorm makes them; None before it is folded.
+    """
+
+    mean: Tensor | None = None
+    deviation: Tensor | None = None
+
+    def __delattr__(self, name: str) -> None:
+        """Delete an attribute; `fuse()` deletes ``bn`` when it is in the weights."""
+        if name == "bn" and isinstance(norm := self.bn, nn.BatchNorm2d):
+            self.mean, self.deviation = norm.bias.detach().clone(), norm.weight.detach().abs()
+        super().__delattr__(name)
+
+
+class SpikeConv(NormedConv):
     """Neuron, convolution, BatchNorm: (T*B, c1, H, W) to (T*B, c2, H', W').
 
     The activation of Ultralytics' `Conv` comes first here; ``fuse()`` folds the BatchNorm as usual.
@@ -67,7 +84,7 @@ class SpikeConv(Conv):
         return self.conv(self.act(x))
 
 
-class NeuronConv(Conv):
+class NeuronConv(NormedConv):
     """Ultralytics' `Conv` with a neuron before it: neuron, convolution, BatchNorm, activation of the potential.
 
     `spikeyolo.network.insertion` makes it out of the `Conv` of a stock network; the names of its parameters stay.

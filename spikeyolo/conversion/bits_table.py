@@ -45,7 +45,7 @@ def evaluate(
             for bits in BITS:
                 spiking_copy.set_ranges(replace(chosen, bits=bits).choose(potentials))
                 save_checkpoint(spiking_copy.network, file, train_args={}, about={})
-                rows.append({"ranges": way, "bits": bits, **measure(file, validation)})
+                rows.append({"ranges": way, "bits": bits, **measure(file, validation, planes=bits)})
                 progress.update()
     return rows
 

@@ -1,4 +1,4 @@
-"""Deploy form: a trained spiking network in codes and fixed-point weights.
+"""Deploy form: a trained spiking network in codes, eight-bit weights and whole sums.
 
 This is a door: saved networks in deploy form name its classes by this address, so that they can move between the files
 of this folder.
@@ -6,20 +6,37 @@ of this folder.
 
 from spikeyolo.deployment.form import DeployForm, emitted_codes, form_of, has_neurons
 from spikeyolo.deployment.layers import (
+    BYTE,
+    PAIR,
+    SUM_BITS,
+    WEIGHT_BITS,
     CodeDetect,
     CodeNeuron,
     CodeStockDetect,
     Expectation,
-    FixedPointConv,
-    GridActivation,
+    IntegerConv,
     PixelConv,
-    PlaneConv,
+    StepActivation,
     Widen,
 )
-from spikeyolo.deployment.transform import GRAPHS, deploy
+from spikeyolo.deployment.transform import GRAPHS, PLANES, check_weight_bits, deploy
 
-__all__ = ["GRAPHS", "CodeDetect", "CodeNeuron", "CodeStockDetect", "DeployForm", "Expectation", "FixedPointConv"]
-__all__ += ["GridActivation", "PixelConv", "PlaneConv", "Widen", "deploy", "emitted_codes", "form_of", "has_neurons"]
+__all__ = ["BYTE", "GRAPHS", "PAIR", "PLANES", "SUM_BITS", "WEIGHT_BITS", "check_weight_bits"]
+__all__ += ["CodeDetect", "CodeNeuron", "CodeStockDetect", "DeployForm", "Expectation", "IntegerConv"]
+__all__ += ["PixelConv", "StepActivation", "Widen", "deploy", "emitted_codes", "form_of", "has_neurons"]
+
+GONE = ("FixedPointConv", "PlaneConv", "GridActivation")  # of networks in deploy form with float weights
+
+
+def __getattr__(name: str) -> object:
+    """Say what is to be done about a network that names a class of an earlier deploy form."""
+    if name in GONE:
+        raise ImportError(
+            "this file holds a network in the deploy form of an earlier version, with float weights; "
+            "load the checkpoint that it was made of, and use spikeyolo.deploy(model) again"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 for name in __all__:
     if isinstance(value := globals()[name], type):

@@ -2,13 +2,13 @@
 
 import contextlib
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spikeyolo.deployment.layers import CodeNeuron, FixedPointConv
+from spikeyolo.deployment.layers import CodeNeuron, IntegerConv
 from spikeyolo.neurons import IBRALIF
 
 
@@ -19,14 +19,14 @@ class DeployForm:
     Args:
         unit: Potentials are unit * v.
         neurons: Neuron before each convolution, by the convolution's name.
-        convs: All fixed-point convolutions by name, the stem included.
-        inexact: Names of the convolutions whose worst case float32 does not hold, with that worst case in grid steps.
+        convs: All convolutions by name, the stem included.
+        weight_bits: Width of their weights.
     """
 
     unit: float
     neurons: dict[str, CodeNeuron]
-    convs: dict[str, FixedPointConv]
-    inexact: dict[str, float] = field(default_factory=dict)
+    convs: dict[str, IntegerConv]
+    weight_bits: int
 
     @property
     def planes(self) -> dict[str, int]:
@@ -40,9 +40,9 @@ class DeployForm:
         return {key: values.pop() if len(values) == 1 else None for key, values in numbers.items()}
 
     @property
-    def grids(self) -> dict[str, int]:
-        """Grid exponent by convolution: weights are multiples of 2^-grid."""
-        return {name: conv.grid for name, conv in self.convs.items()}
+    def clipped(self) -> int:
+        """Number of weights that were clipped to their bits."""
+        return sum(conv.clipped for conv in self.convs.values())
 
 
 def _keep(emitted: list[tuple[str, Tensor]], name: str, neuron: nn.Module, inputs: Any, codes: Tensor) -> None:

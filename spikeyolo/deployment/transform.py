@@ -1,12 +1,13 @@
-"""A trained spiking network in deploy form: codes and fixed-point weights, so that every runtime emits the same codes.
+"""A trained spiking network in deploy form: codes, eight-bit weights and whole sums, the same on every runtime.
 
 BatchNorm is folded, Rep and separable tails are the dense convolutions that they equal, potentials are in units
 u = unit * v (unit = N where all neurons share it), pixels enter as whole numbers. A layer is then
 
-    u' = sum_b 2^b * (W * plane_b) + unit * bias,   k = round(clip(u, 0, D_N))
+    s = sum_b w * (2^b * plane_b) + bias,   u = 2^exponent * s,   k = clip(round(u), 0, D_N)
 
-with weights and biases on a grid of 2^-grid. The grid is as fine as float32 allows: in the worst case, whatever the
-image, every partial sum is a multiple of 2^-grid below 2^(24 - grid), so float32 holds it exactly in any order.
+with weights of at most eight bits, whole biases and an exponent per channel. In the worst case, whatever the image,
+every partial sum is below 2^24, so int32 and float32 hold it exactly in any order. What is added to a residual stream
+has eight bits as well.
 """
 
 import copy
@@ -23,43 +24,47 @@ from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils import LOGGER
 
 from spikeyolo.blocks import SpikeConv, SpikeEncoder
+from spikeyolo.deployment.exponents import choose_exponents, round_branches
 from spikeyolo.deployment.form import DeployForm, form_of, has_neurons
-from spikeyolo.deployment.grids import COARSEST_GRID, SIGNIFICANT_BITS, choose_grids
 from spikeyolo.deployment.layers import (
-    FINEST_GRID,
     HEADS,
+    SUM_BITS,
+    WEIGHT_BITS,
     CodeNeuron,
     Expectation,
-    FixedPointConv,
-    GridActivation,
+    IntegerConv,
     PixelConv,
-    PlaneConv,
+    StepActivation,
     Widen,
 )
 from spikeyolo.network.insertion import ACTIVATIONS
 from spikeyolo.neurons import IBRALIF, SiLU, check_planes, check_tracked, neuron_in, neurons_of
 
 GRAPHS = ("spike", "integer")
+PLANES = 7  # of codes by default: products of two by eight-bit weights fit int16, and no mAP is lost (docs/export.md)
 
 
-def deploy(model: nn.Module, *, graph: str = "integer", planes: int | None = None) -> nn.Module:
+def deploy(
+    model: nn.Module, *, graph: str = "integer", planes: int | None = None, weight_bits: int | None = None
+) -> nn.Module:
     """Return a copy of a trained spiking model in deploy form; the model itself is left as it is.
 
     Args:
         model: `YOLO` object or its ``model``, of any spiking neuron type.
         graph: "integer" convolves codes, "spike" convolves their binary planes one after the other. Both give the same
             numbers bit for bit; the first is about as many times faster as there are planes.
-        planes: Most planes that a code may have; low ones are dropped (`IBRALIF.keep_planes`). All by default.
+        planes: Most planes that a code may have, 7 by default; low ones are dropped (`IBRALIF.keep_planes`).
+        weight_bits: Width of the weights, 2 to 8, 8 by default.
 
     Returns:
         Model with the same input (images (B, 3, H, W) in [0, 1], steps of 1/255) and the same output, not trainable.
-        Its attribute ``deployed`` is a `DeployForm`. Where float32 cannot hold the worst case of a layer, a warning
-        says so, and codes may then differ between runtimes.
+        Its attribute ``deployed`` is a `DeployForm`.
 
     Raises:
         TypeError: If this is no Ultralytics detection model.
         ValueError: If the model is no spiking one, if it is not spike-driven, if its neurons have no ranges yet, for an
-            unknown graph or a wrong number of planes.
+            unknown graph, a wrong number of planes or bits, weights that are not finite, and sums that pass 2^24
+            whatever the weights.
     """
     if graph not in GRAPHS:
         raise ValueError(f"graph must be {' or '.join(GRAPHS)}, got {graph!r}")
@@ -71,41 +76,46 @@ def deploy(model: nn.Module, *, graph: str = "integer", planes: int | None = Non
             "this model has no spiking neuron, so there is nothing to deploy as spikes; train one with a "
             "neuron such as ibra-lif (model=ibra-spikeyolo-n.yaml), or export the model without graph="
         )
+    if weight_bits is not None:
+        check_weight_bits(weight_bits)
     check_tracked(network)
     network: Any = copy.deepcopy(network)
-    if planes is not None:
-        _keep_planes(network, planes)
     if not hasattr(network, "deployed"):
+        _keep_planes(network, PLANES if planes is None else planes)
         network = network.eval().float().fuse(verbose=False)
         _check_spike_driven(network)
-        network.deployed = _replace(network)
-        choose_grids(network)
+        network.deployed = _replace(network, weight_bits or WEIGHT_BITS)
+        round_branches(network)
+        choose_exponents(network)
         network.to(memory_format=torch.channels_last)  # faster on a CPU
+    elif given := [f"{k}={v}" for k, v in {"planes": planes, "weight_bits": weight_bits}.items() if v is not None]:
+        raise ValueError(f"{' '.join(given)} comes too late: this network is in deploy form; give the trained one")
     form = form_of(network)
     if blurred := {m.mode for m in network.modules() if isinstance(m, nn.Upsample)} - {"nearest"}:
         LOGGER.warning(
-            f"nn.Upsample with mode {', '.join(sorted(blurred))} averages potentials, which leaves the grid. "
-            "Lost: the guarantee that every runtime emits the same codes. Remedy: nn.Upsample [None, 2, nearest]."
+            f"nn.Upsample with mode {', '.join(sorted(blurred))} averages potentials, which then are no multiples of a "
+            "step. Lost: the guarantee that every runtime emits the same codes. Remedy: nn.Upsample [None, 2, nearest]."
+        )
+    if coarsened := sum(conv.coarsened for conv in form.convs.values()):
+        total = sum(conv.out_channels for conv in form.convs.values())
+        LOGGER.warning(
+            f"{coarsened:,} of {total:,} channels keep few bits of their weights, so that the sums of codes of up to "
+            f"{max(form.planes.values())} planes stay below 2^{SUM_BITS}. Accuracy may suffer. Remedy: planes={PLANES}."
         )
     for conv in form.convs.values():
-        if isinstance(conv, PlaneConv):
-            conv.spike_driven = graph == "spike"
-    if form.inexact:
-        worst = max(form.inexact, key=form.inexact.__getitem__)
-        LOGGER.warning(
-            f"the sums of {len(form.inexact)} of {len(form.convs)} convolutions can exceed what float32 holds exactly, "
-            f"even on the coarsest grid 2^-{COARSEST_GRID} ({worst}: {form.inexact[worst]:.3g} of "
-            f"{2**SIGNIFICANT_BITS:,} steps in the worst case). Lost: the guarantee that every runtime emits the same "
-            "codes. The accuracy is not touched. Remedy: a model with a smaller D * N."
-        )
+        conv.spike_driven = graph == "spike" and not isinstance(conv, PixelConv)
     return network
+
+
+def check_weight_bits(weight_bits: object) -> None:
+    """Raise ValueError if this is no width of weights."""
+    if isinstance(weight_bits, bool) or not isinstance(weight_bits, int) or not 2 <= weight_bits <= WEIGHT_BITS:
+        raise ValueError(f"weight_bits must be a whole number from 2 to {WEIGHT_BITS}, got weight_bits={weight_bits!r}")
 
 
 def _keep_planes(network: nn.Module, planes: int) -> None:
     """Drop low planes of all neurons, in place."""
     check_planes(planes)
-    if hasattr(network, "deployed"):
-        raise ValueError(f"planes={planes} comes too late: this network is in deploy form; give the trained one")
     for name, neuron in neurons_of(network).items():
         try:
             neuron.keep_planes(planes)
@@ -155,20 +165,20 @@ def _check_spike_driven(model: nn.Module) -> None:
             )
 
 
-def _replace(model: nn.Module) -> DeployForm:
+def _replace(model: nn.Module, weight_bits: int) -> DeployForm:
     """Exchange neurons and convolutions for those of the deploy form, in place."""
     convolutions = pairs(model)
     unit = max(neuron.N for *_, neuron in convolutions if neuron is not None)
-    form = DeployForm(unit, {}, {})
+    form = DeployForm(unit, {}, {}, weight_bits)
     parents = {child: (parent, key) for parent in model.modules() for key, child in parent.named_children()}
     for name, holder, attribute, neuron in convolutions:
         conv = getattr(holder, attribute)
         if neuron is None:
-            new = PixelConv(conv, scale=unit / 255, unit=unit, largest=255, grid=FINEST_GRID)
+            new = PixelConv(conv, scale=unit / 255, unit=unit, largest=255, weight_bits=weight_bits, name=name)
         else:
-            form.neurons[name] = CodeNeuron(neuron, unit, conv.padding)
-            numbers = {"unit": unit, "largest": neuron.D_N, "rest": neuron.rest, "grid": FINEST_GRID}
-            new = PlaneConv(conv, scale=unit / neuron.N, **numbers)
+            form.neurons[name] = CodeNeuron(neuron, unit, conv.padding, name)
+            numbers = {"unit": unit, "largest": neuron.D_N, "rest": neuron.rest, "weight_bits": weight_bits}
+            new = IntegerConv(conv, scale=unit / neuron.N, name=name, **numbers)
             parent, key = parents[neuron]
             setattr(parent, key, form.neurons[name])
         setattr(holder, attribute, new.eval())
@@ -176,10 +186,10 @@ def _replace(model: nn.Module) -> DeployForm:
     modules: list[Any] = list(model.modules())
     for module in modules:
         if isinstance(module, Conv) and isinstance(module.act, ACTIVATIONS):  # one instance may serve many
-            setattr(module, "act", GridActivation(module.act, unit))  # noqa: B010 (its declared type is narrower)
+            setattr(module, "act", StepActivation(module.act, unit))  # noqa: B010 (its declared type is narrower)
         elif isinstance(module, SiLU):
             parent, key = parents[module]
-            setattr(parent, key, GridActivation(module, unit))
+            setattr(parent, key, StepActivation(module, unit))
         elif isinstance(module, Attention):
             _widen(module, unit)
     heads: list[Any] = [m for m in model.modules() if isinstance(m, Detect)]
@@ -191,7 +201,7 @@ def _replace(model: nn.Module) -> DeployForm:
         if head.reg_max > 1:
             head.dfl = Expectation(head.reg_max)
     for name, module in model.named_modules():
-        if isinstance(module, (IBRALIF, nn.Conv2d, nn.Linear)) and not isinstance(module, FixedPointConv):
+        if isinstance(module, (IBRALIF, nn.Conv2d, nn.Linear)) and not isinstance(module, IntegerConv):
             raise ValueError(
                 f"{name} ({type(module).__name__}) has no deploy form: a block is made of SpikeConv and its like, each "
                 "with its neuron directly before it"
@@ -200,8 +210,8 @@ def _replace(model: nn.Module) -> DeployForm:
 
 
 def _widen(attention: Any, unit: float) -> None:
-    """Let attention multiply potentials in float64, and round its result to the grid, in place."""
+    """Let attention multiply potentials in float64, and round its result to a step, in place."""
     attention.qkv.act = Widen()
     attention.scale = attention.scale / unit**2  # queries and keys come as unit * v, both
     for conv in (attention.pe, attention.proj):
-        conv.neuron = nn.Sequential(GridActivation(None, unit), conv.neuron)
+        conv.neuron = nn.Sequential(StepActivation(None, unit), conv.neuron)

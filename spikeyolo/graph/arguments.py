@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from spikeyolo.deployment import GRAPHS, has_neurons
+from spikeyolo.deployment import GRAPHS, check_weight_bits, has_neurons
 from spikeyolo.neurons import check_planes, check_tracked
 
-EXPORT_ARGUMENTS = ("graph", "planes")  # what yolo export takes in addition
-OPSET = 18  # the first with BitwiseAnd
+EXPORT_ARGUMENTS = {"graph": "spike", "planes": None, "weight_bits": None}  # what yolo export takes in addition
+OPSET = 18  # the first with BitwiseAnd and with Split into a number of parts
 
 
 def check_arguments(exporter: Any) -> None:
@@ -22,6 +22,8 @@ def check_arguments(exporter: Any) -> None:
         raise ValueError(f"graph={graph} does not exist; use graph={' or graph='.join(GRAPHS)}")
     if hasattr(args, "planes"):
         check_planes(args.planes)
+    if hasattr(args, "weight_bits"):
+        check_weight_bits(args.weight_bits)
     if added and args.format != "onnx":
         raise ValueError(f"{' '.join(added)} needs format=onnx, got format={args.format}")
     if added and not has_neurons(exporter.model):
@@ -29,13 +31,15 @@ def check_arguments(exporter: Any) -> None:
     check_tracked(exporter.model)
     if not writes_graph(exporter):
         return
+    if args.opset is not None and args.opset < OPSET:
+        raise ValueError(f"opset={args.opset} has no BitwiseAnd; use opset={OPSET} or newer")
+    if getattr(args, "quantize", None) == 8:  # int8=True: as the graph is anyway, without a calibration
+        args.quantize = None
     if getattr(args, "quantize", None) not in (None, 32):
         raise ValueError(
-            f"quantize={args.quantize} (half, int8) cannot hold the potentials of a spiking model, which need the 24 "
-            "bits of float32, so codes would flip; leave it away: the weights are fixed-point numbers already"
+            f"quantize={args.quantize} (half) has no use for a spiking model, whose weights have 8 bits and whose sums "
+            "have 32; leave it away"
         )
-    if graph == "spike" and args.opset is not None and args.opset < OPSET:
-        raise ValueError(f"opset={args.opset} has no BitwiseAnd; use opset={OPSET} or newer, or graph=integer")
 
 
 def writes_graph(exporter: Any) -> bool:

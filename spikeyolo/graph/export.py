@@ -1,24 +1,29 @@
 """``yolo export format=onnx`` of a spiking model: the spike graph, or its fast form, the integer graph.
 
-Both are the deploy form (`spikeyolo.deployment`). Ultralytics' own exporter writes the integer graph; `to_spike_graph`
-turns every convolution of codes into convolutions of binary planes that share its weight. ONNX operators only.
+Both are the deploy form (`spikeyolo.deployment`). Ultralytics' own exporter writes its skeleton, `lower` makes it a
+graph of whole numbers: codes or their binary planes, eight-bit weights, sums in int32. Standard ONNX operators only.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 import ultralytics
+from onnx import helper
 from ultralytics.utils import LOGGER, colorstr
 
 from spikeyolo.assets import find_weights
-from spikeyolo.deployment import DeployForm, deploy, form_of
+from spikeyolo.deployment import PLANES, DeployForm, deploy, form_of
 from spikeyolo.files import sha256, whole_file
-from spikeyolo.graph.notes import Notes, digest
-from spikeyolo.graph.planes import name_layers, to_spike_graph
+from spikeyolo.graph.arguments import EXPORT_ARGUMENTS
+from spikeyolo.graph.bounds import check, digest_of
+from spikeyolo.graph.lowering import lower
+from spikeyolo.graph.notes import FORM, Notes, metadata
+from spikeyolo.graph.products import WIDE, Map, Product, about
 from spikeyolo.network.real_valued import attention_of, real_valued
 from spikeyolo.version import __version__
 
@@ -37,11 +42,10 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
         OSError: If the file cannot be written.
     """
     trained, source = exporter.model, exporter.file
-    graph, planes = getattr(exporter.args, "graph", "spike"), getattr(exporter.args, "planes", None)
-    exporter.model = deploy(trained, planes=planes)
+    asked = {key: getattr(exporter.args, key, default) for key, default in EXPORT_ARGUMENTS.items()}
+    graph, planes = asked["graph"], asked["planes"]
+    exporter.model = deploy(trained, planes=planes, weight_bits=asked["weight_bits"])
     form = form_of(exporter.model)
-    notes = describe(trained, form, graph=graph, planes=planes, source=source)
-    exporter.metadata |= notes.write()
     target = source.with_suffix(".onnx")
     with whole_file(target, "copy the checkpoint to a folder that you can write") as part:
         exporter.file = part
@@ -50,21 +54,32 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
             warnings.filterwarnings("ignore", message="Constant folding - Only steps=1")
             stock()
         model = onnx.load(part)
-        name_layers(model, form.convs)
-        if graph == "spike":
-            to_spike_graph(model, form.planes)
+        layers = lower(model, form, graph=graph)
+        notes = describe(trained, form, layers, graph=graph, planes=planes, source=source)
+        notes = replace(notes, weights_sha256=digest_of(model, notes))
+        check(model, notes)
+        helper.set_model_props(model, {**metadata(model), **notes.write()})
         onnx.save(model, part)
         _log(model, form, notes, part)
     exporter.file = source
     return str(target)
 
 
-def describe(trained: Any, form: DeployForm, *, graph: str, planes: int | None, source: Path) -> Notes:
+def describe(
+    trained: Any,
+    form: DeployForm,
+    layers: Mapping[str, tuple[Product, Map]],
+    *,
+    graph: str,
+    planes: int | None,
+    source: Path,
+) -> Notes:
     """Return what an exported graph notes about itself.
 
     Args:
         trained: The network that was deployed.
         form: Its deploy form.
+        layers: By layer: its product, and the codes that enter it.
         graph: "spike" or "integer".
         planes: Most planes that were asked for.
         source: Its checkpoint.
@@ -72,21 +87,22 @@ def describe(trained: Any, form: DeployForm, *, graph: str, planes: int | None, 
     packages = {"ultralytics": ultralytics, "torch": torch, "onnx": onnx}
     return Notes(
         graph=graph,
+        form=FORM,
         **form.common,
         ranges={name: [n.D, n.N, n.rest] for name, n in form.neurons.items()},
         unit=form.unit,
         planes=form.planes,
-        grid=form.grids,
+        weight_bits=form.weight_bits,
+        layers={name: about(*layers[name]) for name in form.convs},
         factored_weights={name: c.factored_weights for name, c in form.convs.items() if c.factored_weights},
-        exact=sorted(form.inexact) or "worst case",
-        weights_sha256=digest({k: [p.numpy(force=True) for p in c.parameters()] for k, c in form.convs.items()}),
+        exact="worst case",
         source=source.name,
         source_sha256=sha256(find_weights(source)),
         versions={"spikeyolo": __version__, **{name: package.__version__ for name, package in packages.items()}},
         real_valued=real_valued(trained),
         attention=attention_of(trained),
         neuron=((trained.yaml or {}).get("neuron") or {}).get("type", "of its own"),
-        kept_planes=planes,
+        kept_planes=PLANES if planes is None else planes,
     )
 
 
@@ -101,9 +117,14 @@ def _log(model: onnx.ModelProto, form: DeployForm, notes: Notes, file: Path) -> 
     )
     if notes.real_valued[1:-1]:  # beside stem and decoder
         LOGGER.info(f"{prefix} real-valued: {'; '.join(notes.real_valued)}")
-    if not form.inexact:
-        grids = form.grids.values()
+    sums, clipped = max(float(conv.sums().max()) for conv in form.convs.values()), form.clipped
+    total = sum(conv.weight.numel() for conv in form.convs.values())
+    LOGGER.info(
+        f"{prefix} weights of {form.weight_bits} bits ({clipped:,} of {total:,} clipped), codes of up to "
+        f"{max(form.planes.values())}; every sum is below 2^24 for any image (the largest reaches {sums:,.0f}), so "
+        "every runtime emits the same codes. Check: spikeyolo verify model=..."
+    )
+    if wide := [name for name, layer in notes.layers.items() if layer["kind"] == WIDE]:
         LOGGER.info(
-            f"{prefix} weights are multiples of 2^-{max(grids)} to 2^-{min(grids)}; float32 holds every sum exactly "
-            "for any image, so every runtime emits the same codes. Proof: spikeyolo verify model=..."
+            f"{prefix} {len(wide)} layers are exact float convolutions, which are slower: {', '.join(wide[:5])}"
         )

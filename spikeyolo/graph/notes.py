@@ -10,6 +10,8 @@ from typing import Any
 
 import onnx
 
+FORM = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Notes:
@@ -17,14 +19,20 @@ class Notes:
 
     Args:
         graph: "spike" or "integer".
+        form: Version of the form of the graph: 2 has whole numbers and these notes; 1 had float weights on a grid.
         D, N, T, decay: Numbers of the neurons where all have the same, else None.
         ranges: D, N and rest of the neuron before each layer.
         unit: Potentials are unit * v.
         planes: Number of binary planes of the codes that enter each layer; the stem has none.
-        grid: Weights of each layer are multiples of 2^-grid.
+        grid: Of form 1: weights of each layer are multiples of 2^-grid.
+        weight_bits: Width of the weights.
+        layers: The convolutions in the network's order, each a mapping: ``codes`` (tensor that enters it), its
+            ``order`` (NHWC or NCHW; N is T*B, time-major) and ``size`` (H, W; null if it may differ), ``kind``,
+            ``scale``, ``largest`` and ``rest`` (of `spikeyolo.graph.products.Product`), and its geometry:
+            ``channels`` (in, out), ``kernel``, ``stride``, ``padding``, ``dilation``, ``groups``.
         factored_weights: Number of weights of the chain that a dense layer was trained as.
-        exact: Layers whose worst case float32 does not hold exactly, or "worst case" if it holds that of all.
-        weights_sha256: Digest of all weights and biases.
+        exact: "worst case" if every sum is exact for any image; of form 1, else the layers that are not.
+        weights_sha256: Digest of all weights, biases, scales and steps.
         source: Name of the checkpoint.
         source_sha256: Its hash.
         versions: Of the packages that exported.
@@ -35,6 +43,7 @@ class Notes:
     """
 
     graph: str = ""
+    form: int = 1
     D: float | None = None
     N: float | None = None
     T: int | None = None
@@ -43,8 +52,10 @@ class Notes:
     unit: float = 1.0
     planes: dict[str, int] = field(default_factory=dict)
     grid: dict[str, int] = field(default_factory=dict)
+    weight_bits: int = 0
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
     factored_weights: dict[str, int] = field(default_factory=dict)
-    exact: list[str] | str = field(default_factory=list)
+    exact: list[str] | str = ""
     weights_sha256: str = ""
     source: str = ""
     source_sha256: str = ""
@@ -53,6 +64,16 @@ class Notes:
     attention: dict[str, list[int]] = field(default_factory=dict)
     neuron: str = ""
     kept_planes: int | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether spikeyolo has exported the graph, in this version or an earlier one."""
+        return bool(self.planes and self.ranges and self.neuron)
+
+    @property
+    def current(self) -> bool:
+        """Whether the graph has the form of this version."""
+        return self.form == FORM and bool(self.layers)
 
     def write(self) -> dict[str, str]:
         """Return the metadata: plain text as it is, everything else as JSON."""
@@ -83,7 +104,7 @@ def metadata(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def digest(arrays: Mapping[str, list[Any]]) -> str:
-    """Return one hash of named lists of float32 arrays, whatever their order."""
+    """Return one hash of named lists of arrays, whatever the order of the names."""
     total = hashlib.sha256()
     for name in sorted(arrays):
         total.update(name.encode())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import numpy_helper
 
 from spikeyolo.graph.notes import metadata
 
@@ -44,21 +44,35 @@ def input_size(model: onnx.ModelProto, path: Path) -> tuple[int, int, int]:
     return shape[0] or 1, shape[2] or imgsz[0], shape[3] or imgsz[1]
 
 
-def open_session(model: onnx.ModelProto, outputs: list[str], *, optimise: bool) -> Any:
-    """Make an ONNX Runtime session that also gives the named tensors."""
+def watched(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
+    """Return a copy of a model that also gives the named tensors."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {output.name for output in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in present)
+    return copy
+
+
+def open_session(model: onnx.ModelProto, outputs: list[str], *, optimise: bool, threads: int = 0) -> Any:
+    """Make an ONNX Runtime session that also gives the named tensors; 0 threads: as many as there are cores."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    present = {output.name for output in watched.graph.output}
-    for name in outputs:
-        if name not in present:
-            watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads = threads
+    content = watched(model, outputs).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def constants(model: onnx.ModelProto) -> dict[str, Any]:
+    """Return the constant tensors of a graph, by name, as arrays."""
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return found
 
 
 def scope(node: str) -> str:

@@ -21,13 +21,13 @@ from spikeyolo.deployment import deploy, emitted_codes, form_of
 from spikeyolo.files import sha256
 from spikeyolo.graph.notes import Notes, metadata
 from spikeyolo.graph.onnx_files import input_size, load, open_session
-from spikeyolo.measure.recorder import record_spikes
+from spikeyolo.measure.recorder import bordered, record_spikes
 from spikeyolo.measure.spikes import LayerSpikes, Recording
 from spikeyolo.network.checkpoints import open_detector, validate
 from spikeyolo.network.real_valued import real_valued
 from spikeyolo.neurons import neurons_of
 from spikeyolo.processor import use_all_cores
-from spikeyolo.proof.spike_graph import SpikeGraph
+from spikeyolo.proof.whole_numbers import WholeNumbers
 
 BATCH = 4  # images at once in PyTorch
 
@@ -77,13 +77,14 @@ class CountedModel(ABC):
         self.recording = Recording()
 
     @staticmethod
-    def open(file: str, *, imgsz: int = 0, device: str = "") -> CountedModel:
+    def open(file: str, *, imgsz: int = 0, device: str = "", planes: int | None = None) -> CountedModel:
         """Open a checkpoint (.pt) or an exported graph (.onnx).
 
         Args:
             file: Path.
             imgsz: Image size; 0 for the one that the model was trained or exported with.
             device: As for ``yolo``; an ONNX graph runs on the CPU.
+            planes: Most planes of the codes of a checkpoint, as for `deploy`.
 
         Raises:
             OSError: If there is no such file.
@@ -96,7 +97,7 @@ class CountedModel(ABC):
             return _Graph(path, imgsz)
         if path.suffix != ".pt":
             raise ValueError(f"model={file} is neither a checkpoint (.pt) nor an exported graph (.onnx)")
-        return _Checkpoint(path, imgsz, device)
+        return _Checkpoint(path, imgsz, device, planes)
 
     @abstractmethod
     def observe(self, images: Batch, layer: str = "") -> Observation:
@@ -114,7 +115,7 @@ class CountedModel(ABC):
 class _Checkpoint(CountedModel):
     """A checkpoint: its deploy form (the integer graph, whose codes are those of the spike graph), or an ANN."""
 
-    def __init__(self, file: Path, imgsz: int, device: str):
+    def __init__(self, file: Path, imgsz: int, device: str, planes: int | None):
         super().__init__(file)
         self.yolo = open_detector(file)
         network: Any = self.yolo.model
@@ -125,7 +126,7 @@ class _Checkpoint(CountedModel):
         parameters = sum(p.numel() for p in network.parameters())
         real = real_valued(network)
         self.device = select_device(device, verbose=False)
-        self.network: Any = deploy(network) if self.spiking else network.eval().float()
+        self.network: Any = deploy(network, planes=planes) if self.spiking else network.eval().float()
         self.yolo.model = self.network
         self.names = dict(network.names)
         self.network.to(self.device)
@@ -167,19 +168,31 @@ class _Graph(CountedModel):
         super().__init__(file)
         model = load(file)
         notes = Notes.read(model)
-        if not (notes.planes and notes.ranges and notes.neuron):
+        if not notes.ours:
             raise ValueError(
                 f"model={file} says nothing about neurons: it was exported by another program, or from an ANN; "
                 "export a spiking checkpoint with: yolo export model=best.pt format=onnx"
             )
+        if not notes.current:
+            raise ValueError(
+                f"model={file} was exported by an earlier version, with float weights; export it again with: "
+                f"yolo export model={notes.source or 'best.pt'} format=onnx"
+            )
         self.spiking = True
         self.batch, self.height, self.width = input_size(model, file)
-        graph = SpikeGraph(model)
         self.T = notes.T or 1
         self.N = {name: N for name, (_, N, _) in notes.ranges.items()}
         self.attention = notes.attention
-        self.layers = self._find_layers(graph, notes)
-        self.codes = {name: codes for name, (codes, _) in self.layers.items()}
+        self.layers = {name: _geometry(layer) for name, layer in notes.layers.items()}
+        for name, weights in notes.factored_weights.items():
+            self.layers[name].factored_weights = weights  # pyright: ignore[reportArgumentType]
+        self.codes = {name: layer["codes"] for name, layer in notes.layers.items()}
+        self.last = {name for name, layer in notes.layers.items() if layer["order"] == "NHWC"}
+        if wrong := [problem for check in WholeNumbers(model, notes).checks for problem in check.problems]:
+            raise ValueError(
+                f"{file} is not the graph that was exported: {wrong[0]}; "
+                f"see spikeyolo verify model={file}, and export it again"
+            )
         self.output = model.graph.output[0].name
         self.names = ast.literal_eval(metadata(model)["names"])
         self.session = open_session(model, list(dict.fromkeys(self.codes.values())), optimise=True)
@@ -188,7 +201,8 @@ class _Graph(CountedModel):
             self.height = self.width = imgsz
         elif imgsz and {self.height, self.width} != {imgsz}:
             raise ValueError(f"imgsz={imgsz}, but {file} takes {self.height} x {self.width} images; leave imgsz away")
-        self.ceilings = {name: int(graph.graph[codes].high.max()) for name, codes in self.codes.items()}
+        self.ceilings = {name: round(D * N) for name, (D, N, _) in notes.ranges.items()}
+        self.rests = {name: int(rest) for name, (_, _, rest) in notes.ranges.items()}
         takes = "binary" if notes.graph == "spike" else "code"
         self.operands = {name: takes if name in notes.planes else "real" for name in self.layers}
         self.facts = {
@@ -198,26 +212,6 @@ class _Graph(CountedModel):
             "real_valued": notes.real_valued,
         }
 
-    def _find_layers(self, graph: SpikeGraph, notes: Notes) -> dict[str, tuple[str, nn.Conv2d]]:
-        """Return the tensor that enters each noted convolution, in codes, and the convolution's geometry."""
-        codes = {graph.names[layer]: layer.codes for layer in graph.layers}
-        shapes = {tensor.name: list(tensor.dims) for tensor in graph.model.graph.initializer}
-        layers = {}
-        for node in graph.model.graph.node:
-            name = graph.name(node)
-            if node.op_type == "Conv" and name in notes.grid and name not in layers:
-                conv: Any = _geometry(node, shapes[node.input[1]])
-                conv.factored_weights = notes.factored_weights.get(name)
-                layers[name] = codes.get(name, node.input[0]), conv
-        missing = [name for name in notes.planes if notes.graph == "spike" and name not in codes]
-        missing += [name for name in notes.grid if name not in layers]
-        if missing:
-            raise ValueError(
-                f"{self.file} is not the graph that was exported: {', '.join(missing[:3])} cannot be followed; "
-                f"see spikeyolo verify model={self.file}, and export it again"
-            )
-        return {name: layers[name] for name in notes.grid}  # in the network's order
-
     def _forward(self, images: Batch, names: list[str]) -> dict[str, Tensor]:
         """Run a batch, filled up to the graph's size; return tensors of the images given."""
         n = len(images)
@@ -226,20 +220,27 @@ class _Graph(CountedModel):
         kept = (torch.from_numpy(v).unflatten(0, (-1, len(full)))[:, :n].flatten(0, 1) for v in values)
         return dict(zip(names, kept, strict=True))
 
+    def _channels_first(self, layer: str, codes: Tensor) -> Tensor:
+        """Return codes that enter a layer as (T*B, C, H, W), float32."""
+        return (codes.permute(0, 3, 1, 2) if layer in self.last else codes).float()
+
     def observe(self, images: Batch, layer: str = "") -> Observation:
         tensors = self._forward(images, list(dict.fromkeys([self.output, *self.codes.values()])))
         counted = {}
-        for name, (codes, conv) in self.layers.items():
-            operand, x = self.operands[name], tensors[codes]
+        codes = {name: self._channels_first(name, tensors[tensor]) for name, tensor in self.codes.items()}
+        for name, conv in self.layers.items():
+            operand, x = self.operands[name], codes[name]
             D_N, N = (0, 0.0) if operand == "real" else (self.ceilings[name], self.N[name])
+            if rest := self.rests.get(name, 0):
+                conv, x = bordered(conv, x, rest)
             outputs = conv(x.to("meta")).numel()
             about = name, operand, D_N, N, self.T
             counted[name] = LayerSpikes.of(about, x if D_N else x != 0, conv, outputs)
         for name, dims in self.attention.items():
-            shape = tensors[self.layers[f"{name}.qkv.conv"][0]].shape
+            shape = codes[f"{name}.qkv.conv"].shape
             products = LayerSpikes.attention(name, self.T, shape, dims)
             counted[products.name] = products
-        return Observation(tensors[self.output], counted, tensors[self.codes[layer]] if layer else None)
+        return Observation(tensors[self.output], counted, codes[layer] if layer else None)
 
     def val(self, folder: Path, **arguments: Any) -> dict[str, float]:
         size = max(self.height, self.width)
@@ -251,14 +252,9 @@ def describe(model: CountedModel) -> dict[str, Any]:
     return {"file": str(model.file), "sha256": sha256(find_weights(model.file)), **model.facts}
 
 
-def _geometry(node: Any, weight: list[int]) -> nn.Conv2d:
-    """Return the convolution that an ONNX node is, without weights."""
-    attributes = {a.name: list(a.ints) or a.i for a in node.attribute}
-    pads = attributes.get("pads") or [0, 0, 0, 0]
-    if pads[:2] != pads[2:]:
-        raise ValueError(f"{node.name} pads unevenly ({pads}); spikeyolo exports no such convolution")
-    groups = attributes.get("group", 1)
-    geometry: dict[str, Any] = {"stride": attributes.get("strides", [1, 1]), "padding": pads[:2]}
-    geometry |= {"dilation": attributes.get("dilations", [1, 1])}
-    geometry = {key: tuple(value) for key, value in geometry.items()}
-    return nn.Conv2d(weight[1] * groups, weight[0], tuple(weight[2:]), groups=groups, device="meta", **geometry)  # pyright: ignore[reportArgumentType]
+def _geometry(layer: dict[str, Any]) -> nn.Conv2d:
+    """Return the convolution that a graph notes, without weights."""
+    keys = ("stride", "padding", "dilation")
+    geometry: dict[str, Any] = {key: tuple(layer[key]) for key in keys}
+    inputs, outputs = layer["channels"]
+    return nn.Conv2d(inputs, outputs, tuple(layer["kernel"]), groups=layer["groups"], device="meta", **geometry)

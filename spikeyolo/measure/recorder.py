@@ -14,7 +14,7 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.modules.block import DFL, Attention
 
 from spikeyolo.blocks import RepChain, SepChain, factored
-from spikeyolo.deployment import CodeNeuron, PlaneConv
+from spikeyolo.deployment import CodeNeuron, IntegerConv
 from spikeyolo.measure.spikes import LayerSpikes, Recording, Synapse
 from spikeyolo.neurons import IBRALIF
 
@@ -137,11 +137,11 @@ class _Recorder:
             D_N, N, T, codes = neuron.D_N, neuron.N, neuron.T, (x * neuron.N).round_() + neuron.rest
         else:
             D_N, N, T, codes = 0, 0.0, self.T, x != 0
-        binary = D_N == 1 or (isinstance(module, PlaneConv) and module.spike_driven)
+        binary = D_N == 1 or (isinstance(module, IntegerConv) and module.spike_driven)
         operand = "real" if not D_N else "binary" if binary else "code"
         synapse = _deployed(module)
         if isinstance(neuron, IBRALIF) and neuron.rest and isinstance(synapse, nn.Conv2d):
-            synapse, codes = _bordered(synapse, codes, neuron.rest)
+            synapse, codes = bordered(synapse, codes, neuron.rest)
         layer = LayerSpikes.of((name, operand, D_N, N, T), codes, synapse, output.numel())
         self.layers[name] = self.layers[name] + layer if name in self.layers else layer
 
@@ -166,7 +166,7 @@ def _roles(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
             yield module, OTHER
 
 
-def _bordered(conv: nn.Conv2d, codes: Tensor, rest: int) -> tuple[nn.Conv2d, Tensor]:
+def bordered(conv: nn.Conv2d, codes: Tensor, rest: int) -> tuple[nn.Conv2d, Tensor]:
     """Return a convolution without padding, and its codes with a border that means 0, as in deploy form."""
     height, width = (side for side in conv.padding if isinstance(side, int))
     shape = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, 0, conv.dilation, conv.groups

@@ -92,7 +92,9 @@ def check_dict_alignment(
     """Let ``yolo export`` and ``yolo train`` take the arguments that we add."""
     added: tuple[str, ...] = ()
     if custom.get("mode") == "export":
-        from spikeyolo.graph.arguments import EXPORT_ARGUMENTS as added
+        from spikeyolo.graph.arguments import EXPORT_ARGUMENTS
+
+        added = tuple(EXPORT_ARGUMENTS)
     elif custom.get("mode") == "train":
         added = ("checkpoint",)
     kept = {key: custom.pop(key) for key in added if key in custom}

@@ -20,7 +20,6 @@ from spikeyolo.deployment.transform import deploy
 from spikeyolo.files import sha256
 from spikeyolo.graph import export
 from spikeyolo.graph.notes import digest
-from spikeyolo.graph.planes import to_spike_graph
 from spikeyolo.plugin.patching import patched
 
 NEURONS = {
@@ -66,34 +65,34 @@ def export_to(path, name, **arguments):
     return file.replace(file.with_stem(name))
 
 
-def convolutions(model):
-    return [n for n in model.graph.node if n.op_type == "Conv"]
-
-
 def metadata(file):
     return {p.key: p.value for p in onnx.load(file).metadata_props}
 
 
 def codes_and_output(file, images, level=LEVELS[-1], threads=2, wanted=()):
-    """Run a graph; return its output and the codes that enter each layer, by name."""
+    """Run a graph; return its output and the codes that enter each layer, by name, with channels first."""
     model = onnx.load(file)
-    operands = {}
-    casts = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type in ("Cast", "BitwiseAnd")}
-    for node in convolutions(model):
-        if (layer := node.name.rpartition("/conv")[0] or node.name) in wanted:
-            operand = node.input[0]
-            while operand in casts:  # from a plane back to its codes
-                operand = casts[operand]
-            operands[layer] = operand
-    for name in set(operands.values()):
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    tensors = {layer: noted["codes"] for layer, noted in layers_of(file).items() if layer in wanted}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in set(tensors.values()))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level, options.intra_op_num_threads, options.log_severity_level = level, threads, 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it keeps other workers from their core
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     names = [o.name for o in session.get_outputs()]
     found = dict(zip(names, session.run(names, {"images": images}), strict=True))
-    return found["output0"], {layer: found[name] for layer, name in operands.items()}
+    order = {
+        layer: (0, 3, 1, 2) if noted["order"] == "NHWC" else (0, 1, 2, 3) for layer, noted in layers_of(file).items()
+    }
+    codes = {layer: found[name].transpose(order[layer]) for layer, name in tensors.items()}
+    return found["output0"], codes
+
+
+def layers_of(file):
+    return json.loads(metadata(file)["layers"])
+
+
+def products(model):
+    return [n for n in model.graph.node if n.op_type in ("QLinearConv", "Gemm", "Conv")]
 
 
 def assert_no_flips(checkpoint, files, images, settings):
@@ -143,44 +142,81 @@ def test_no_code_flips_in_whole_networks(scale, timesteps, photos, tmp_path):
     assert_no_flips(tmp_path / "net.pt", files, photos[:1], settings)
 
 
-def test_the_spike_graph_takes_planes_by_shared_weights(ibra):
+def test_both_graphs_hold_the_same_whole_numbers(ibra):
     spike = onnx.load(export_to(ibra, "spike"))
     integer = onnx.load(export_to(ibra, "integer", graph="integer"))
-    onnx.checker.check_model(spike)
-    assert {n.domain for n in spike.graph.node} == {""}
-    assert {o.domain for o in spike.opset_import} == {""}
-    assert not {n.op_type for n in spike.graph.node} & {"If", "Loop", "Scan"}
-    layers = [n.name for n in convolutions(integer)]
-    assert len(layers) == len(set(layers)) == 24
-    assert layers[0] == "model.1.conv"
-    assert len(convolutions(spike)) == 1 + 9 * 23
-    weights = {name: len({n.input[1] for n in convolutions(spike) if n.name.startswith(f"{name}/")}) for name in layers}
-    assert set(weights.values()) == {0, 1}  # 0: the stem
-    biased = [n.name for n in convolutions(spike) if len(n.input) == 3]
-    assert sorted(biased) == sorted(["model.1.conv", *(f"{name}/conv0" for name in layers if name != "model.1.conv")])
-    sizes = [sum(np.prod(t.dims) for t in m.graph.initializer) for m in (spike, integer)]
-    assert sizes[0] - sizes[1] == 9  # the masks of the planes
+    form = deploy(YOLO(ibra)).deployed
+    for model in (spike, integer):
+        onnx.checker.check_model(model, full_check=True)
+        assert {n.domain for n in model.graph.node} == {""}
+        assert {o.domain for o in model.opset_import} == {""}
+        assert not {n.op_type for n in model.graph.node} & {"If", "Loop", "Scan", "Conv"}  # no float convolution
+        assert sorted(n.name for n in products(model)) == sorted(form.convs)
+    ours, theirs = ({t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer} for m in (spike, integer))
+    for name, conv in form.convs.items():
+        for part, dtype in (("weight", np.int8), ("bias", np.int32)):
+            assert ours[f"{name}.{part}"].dtype == dtype
+            assert np.array_equal(ours[f"{name}.{part}"], theirs[f"{name}.{part}"])
+            found, expected = ours[f"{name}.{part}"], getattr(conv, part).numpy()  # a stem's weights have a border
+            assert np.array_equal(np.sort(found[found != 0]), np.sort(expected[expected != 0].ravel()))
+    masks = [a.ravel().tolist() for name, a in ours.items() if "planes" in name]
+    assert masks == [[1, 2, 4, 8, 16, 32, 64]]
+
+
+def test_operands_of_the_spike_graph_are_planes(ibra, photos):
+    """0 or 2^b at every product, one value per plane, read off the tensors themselves."""
+    model = onnx.load(export_to(ibra, "spike"))
+    bytes_of = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type in ("DequantizeLinear", "Transpose")}
+    operands = {n.name: n.input[0] for n in products(model) if n.name != "model.1.conv"}
+    for name, operand in operands.items():
+        while operand in bytes_of:
+            operand = bytes_of[operand]
+        operands[name] = operand
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in set(operands.values()))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    wanted = list(set(operands.values()))
+    found = dict(zip(wanted, session.run(wanted, {"images": photos[:1].numpy()}), strict=True))
+    assert len(operands) == 23
+    for name, operand in operands.items():
+        assert set(np.unique(found[operand]).tolist()) <= {0, 1, 2, 4, 8, 16, 32, 64}, name
+        assert found[operand].max() >= 32, name
 
 
 def test_metadata_tell_what_the_graph_is(ibra):
     noted = metadata(export_to(ibra, "spike"))
-    assert noted["graph"] == "spike"
-    assert (noted["D"], noted["N"], noted["T"], noted["decay"], noted["unit"]) == (
-        "5.11",
-        "100.0",
-        "1",
-        "0.25",
-        "100.0",
-    )
+    assert (noted["graph"], noted["form"], noted["weight_bits"]) == ("spike", "2", "8")
+    assert (noted["D"], noted["N"], noted["T"], noted["decay"], noted["unit"]) == ("5.08", "25.0", "1", "0.25", "25.0")
     form = deploy(YOLO(ibra)).deployed
     assert json.loads(noted["planes"]) == form.planes
-    assert json.loads(noted["grid"]) == form.grids
+    layers = json.loads(noted["layers"])
+    assert list(layers) == list(form.convs)
+    assert {layer["kind"] for layer in layers.values()} == {"direct", "branch", "whole"}
+    assert layers["model.3.conv"]["kernel"] == [3, 3]
     assert json.loads(noted["exact"]) == "worst case"
     assert (noted["source"], noted["source_sha256"]) == ("small.pt", sha256(ibra))
     assert json.loads(noted["versions"]).keys() == {"spikeyolo", "ultralytics", "torch", "onnx"}
     assert digest({"a": [np.zeros(2)]}) != digest({"a": [np.ones(2)]}) != noted["weights_sha256"]
-    assert (noted["neuron"], noted["kept_planes"]) == ("ibra-lif", "null")
+    assert (noted["neuron"], noted["kept_planes"]) == ("ibra-lif", "7")
     assert metadata(export_to(ibra, "integer", graph="integer"))["graph"] == "integer"
+
+
+def test_int8_says_the_same(ibra):
+    plain, asked = (export_to(ibra, name, **arguments) for name, arguments in (("plain", {}), ("int8", {"int8": True})))
+    models = [onnx.load(file).graph for file in (plain, asked)]
+    assert models[0].SerializeToString() == models[1].SerializeToString()
+
+
+@pytest.mark.parametrize("arguments", [{"weight_bits": 5}, {"planes": 8}, {"planes": 9}], ids=str)
+def test_other_widths_flip_no_code(arguments, ibra, photos):
+    expected, codes = emitted_codes(deploy(YOLO(ibra), **arguments), photos)
+    for graph in ("spike", "integer"):
+        file = export_to(ibra, graph, graph=graph, batch=8, **arguments)
+        for level in (LEVELS[0], LEVELS[-1]):
+            output, found = codes_and_output(file, photos.numpy(), level, wanted=dict(codes))
+            assert all(np.array_equal(found[name], ours.numpy()) for name, ours in codes)
+            assert np.allclose(output, expected[0].numpy(), rtol=1e-6, atol=1e-6)
+    kinds = {layer["kind"] for layer in layers_of(file).values()}
+    assert ("wide" in kinds) == (arguments.get("planes") == 9)  # codes of more than a byte
 
 
 def test_planes_drops_low_planes(ibra, photos):
@@ -276,9 +312,11 @@ def test_the_benchmark_runs(trained, digits, tmp_path, monkeypatch):
     [
         ({"graph": "planes"}, "graph=planes does not exist; use graph=spike or graph=integer"),
         ({"graph": "spike", "format": "torchscript"}, "graph=spike needs format=onnx, got format=torchscript"),
-        ({"half": True}, r"quantize=16 \(half, int8\) cannot hold the potentials"),
-        ({"int8": True}, r"quantize=8 \(half, int8\) cannot hold the potentials"),
-        ({"opset": 17}, "opset=17 has no BitwiseAnd; use opset=18 or newer, or graph=integer"),
+        ({"half": True}, r"quantize=16 \(half\) has no use for a spiking model, whose weights have 8 bits"),
+        ({"opset": 17}, "opset=17 has no BitwiseAnd; use opset=18 or newer"),
+        ({"weight_bits": 1}, "weight_bits must be a whole number from 2 to 8, got weight_bits=1"),
+        ({"weight_bits": "six"}, "got weight_bits='six'"),
+        ({"weight_bits": 6, "format": "torchscript"}, "weight_bits=6 needs format=onnx"),
         ({"planes": 4, "format": "torchscript"}, "planes=4 needs format=onnx"),
         ({"planes": 0}, "planes must be a whole number from 1 to 16, got planes=0"),
         ({"planes": 17}, "got planes=17"),
@@ -337,10 +375,10 @@ def test_a_failing_export_leaves_the_old_file_and_nothing_else(ibra, monkeypatch
     file.write_bytes(b"old")
     before = sorted(ibra.parent.iterdir())
 
-    def fail(model, planes):
+    def fail(model, form, graph):
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(export, "to_spike_graph", fail)
+    monkeypatch.setattr(export, "lower", fail)
     with pytest.raises(RuntimeError, match="no space left"):
         YOLO(ibra).export(format="onnx", imgsz=64)
     assert file.read_bytes() == b"old"
@@ -356,48 +394,12 @@ def test_no_other_graph_is_written_where_the_exporter_cannot_be_patched(ibra, mo
     assert sorted(ibra.parent.iterdir()) == before
 
 
-def test_export_in_another_way_than_the_deploy_form_in_pytorch(ibra, photos):
-    """The expansion of an integer graph against the planes that PyTorch makes."""
-    file = export_to(ibra, "integer", graph="integer", batch=8)
-    model, form = onnx.load(file), deploy(YOLO(ibra), graph="spike")
-    to_spike_graph(model, form.deployed.planes)
-    onnx.save(model, file)
-    output, _ = codes_and_output(file, photos.numpy())
-    with torch.no_grad():
-        assert np.allclose(output, form(photos)[0], rtol=1e-6, atol=1e-6)
-
-
 def test_pico_names_all_its_layers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a new network's residual branches are zero: its equal weights are stored once
     file = YOLO(PICO).export(format="onnx", imgsz=64)
     planes = json.loads(metadata(file)["planes"])
-    names = {n.name.rpartition("/conv")[0] or n.name for n in convolutions(onnx.load(file))}
-    assert names == {"model.1.conv", *planes}
+    kinds = {name: layer["kind"] for name, layer in layers_of(file).items()}
+    assert kinds.keys() == {"model.1.conv", *planes}
     assert len(planes) == 78
-
-
-@pytest.mark.parametrize("planes", [2, 16, 17, 20])
-def test_planes_of_any_number(planes):
-    helper, rng = onnx.helper, np.random.default_rng(0)
-    arrays = {"w": rng.integers(-3, 4, (2, 3, 1, 1)), "b": rng.integers(-3, 4, 2)}
-    info = [
-        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, c, 4, 4])
-        for n, c in (("images", 3), ("output0", 2))
-    ]
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["images", "w", "b"], ["output0"], "layer")],
-        "one",
-        info[:1],
-        info[1:],
-        [onnx.numpy_helper.from_array(a.astype("f"), n) for n, a in arrays.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    codes = rng.integers(0, 2**planes, (1, 3, 4, 4)).astype("f")
-    codes[0, 0, 0, 0] = 2**planes - 1
-    expected = np.einsum("oi,bihw->bohw", arrays["w"][..., 0, 0], codes) + arrays["b"].reshape(1, 2, 1, 1)
-    for expand in (False, True):
-        if expand:
-            to_spike_graph(model, {"layer": planes, "another": 3})
-            assert [n.name for n in convolutions(model)] == [f"layer/conv{b}" for b in reversed(range(planes))]
-        found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"images": codes})[0]
-        assert np.array_equal(found, expected)
+    counts = {kind: list(kinds.values()).count(kind) for kind in kinds.values()}
+    assert counts == {"direct": 44, "branch": 25, "whole": 10}

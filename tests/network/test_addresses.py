@@ -17,7 +17,7 @@ from ultralytics.nn.tasks import load_checkpoint, torch_safe_load
 from ultralytics.utils import LOGGER
 
 from spikeyolo.assets import WEIGHTS_DIR, find_weights
-from spikeyolo.deployment import form_of
+from spikeyolo.deployment import deploy, form_of
 from spikeyolo.graph.notes import Notes
 from spikeyolo.neurons import PoTLIF
 from spikeyolo.proof.verify import _checkpoint
@@ -81,13 +81,24 @@ def test_a_checkpoint_from_before_computes_the_same_and_is_saved_with_addresses_
     assert load_checkpoint(tmp_path / "again.pt")[0].yaml["neuron"]["type"] == "pot-lif"
 
 
-def test_a_deploy_form_from_before_computes_the_same(tmp_path):
-    network = torch_safe_load(DEPLOYED)[0]["model"]
-    assert len(form_of(network).planes) == 23
+def test_a_deploy_form_from_before_is_named():
+    """Its float weights on a grid are gone; it is made again of its checkpoint."""
+    with pytest.raises(
+        ImportError, match="in the deploy form of an earlier version, with float weights; load the chec"
+    ):
+        torch_safe_load(DEPLOYED)
+    with pytest.raises(AttributeError, match="no attribute 'anything'"):
+        importlib.import_module("spikeyolo.deployment").anything  # noqa: B018
+
+
+def test_a_deploy_form_names_doors_alone(tmp_path):
+    network = deploy(YOLO("ibra-spikeyolo-p.yaml"))
+    torch.save({"model": network}, tmp_path / "deployed.pt")
+    assert {module for module, _ in class_paths(tmp_path / "deployed.pt")} <= DOORS
+    again = torch_safe_load(tmp_path / "deployed.pt")[0]["model"]
+    assert len(form_of(again).planes) == 78
     with torch.no_grad():
-        assert torch.equal(network(X)[0], torch.from_numpy(EXPECTED["deployed"]))  # exact on any processor
-    torch.save(network, tmp_path / "again.pt")
-    assert {module for module, _ in class_paths(tmp_path / "again.pt")} <= DOORS
+        assert torch.equal(again(X)[0], network(X)[0])
 
 
 def test_former_names_still_work(caplog):

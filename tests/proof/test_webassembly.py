@@ -1,6 +1,5 @@
 """WebAssembly, native ONNX Runtime and NumPy agree bit for bit; node starts twice for all operators together."""
 
-import os
 import shutil
 import sys
 import tempfile
@@ -12,23 +11,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from spikeyolo.proof.webassembly import NODE_MODULES, SCRIPT, TYPES, run_webassembly
+from spikeyolo.proof.webassembly import SCRIPT, TYPES, run_webassembly
 
 OPSET = 19
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.fixture(scope="session")
-def _package():
-    """Skip without onnxruntime-web, but fail in CI and under make, which installs it before."""
-    if not (NODE_MODULES / "onnxruntime-web").is_dir():
-        missing = f"{NODE_MODULES} has no onnxruntime-web; `make test` installs it"
-        if os.environ.keys() & {"CI", "MAKELEVEL"}:
-            pytest.fail(missing)
-        pytest.skip(missing)
-
-
-needs_package = pytest.mark.usefixtures("_package")
+needs_package = pytest.mark.usefixtures("node_modules")
 
 
 @dataclass
@@ -242,7 +231,7 @@ WEB_ONLY = {  # native ONNX Runtime adds two products in int16, where the proces
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["optimised", "as it is"])
-def results(request, _package):
+def results(request, node_modules):
     """Return the results of all cases in WebAssembly, and of CASES in native ONNX Runtime."""
     model, feeds = together(CASES)
     native = run_natively(model, feeds, [f"{name}/y" for name in CASES], optimise=request.param)

@@ -1,0 +1,125 @@
+"""What a graph of whole numbers claims, checked without running it: bounds, origin, binary planes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+
+from spikeyolo.deployment import DeployForm
+from spikeyolo.graph.bounds import PARTS, digest_of, numbers_of, problems
+from spikeyolo.graph.notes import Notes
+from spikeyolo.graph.onnx_files import constants
+from spikeyolo.graph.products import constants_of
+from spikeyolo.proof.spike_graph import Check
+
+PRODUCTS = {"QLinearConv", "Gemm", "Conv"}  # that a layer is
+OTHER_PRODUCTS = {"ConvTranspose", "ConvInteger", "DeformConv", "MatMulInteger", "QLinearMatMul", "Einsum"}
+MOVING = {"Reshape", "Transpose", "Unsqueeze", "Pad", "Gather", "DequantizeLinear", "Cast", "Identity"}  # of numbers
+WEIGHING = {"Reshape", "Tile", "DequantizeLinear"}
+
+
+class WholeNumbers:
+    """The claims of a graph that notes its layers, for any image.
+
+    Args:
+        model: The graph.
+        notes: What it notes.
+
+    Attributes:
+        checks: The claims.
+        codes: By layer: the tensor of its codes, (T*B, H, W, C).
+    """
+
+    def __init__(self, model: onnx.ModelProto, notes: Notes):
+        self.model, self.notes = model, notes
+        self.codes = {name: layer["codes"] for name, layer in notes.layers.items() if name in notes.planes}
+        self.producer = {name: node for node in model.graph.node for name in node.output}
+        self.constants = constants(model)
+        self.checks = [self._operators(), self._operands(), self._bounds(), self._origin()]
+
+    def _operators(self) -> Check:
+        strange = [f"{n.op_type} {n.name}: a custom operator ({n.domain})" for n in self.model.graph.node if n.domain]
+        strange += [f"function {f.name}: a custom operator" for f in self.model.functions]
+        return Check("operators", "ONNX operators only", strange)
+
+    def _bounds(self) -> Check:
+        text = (
+            "int8 weights, int32 biases; for any image every sum is below 2^24 and no pair of products passes 16 bits"
+        )
+        return Check("bounds", text, list(problems(self.model, self.notes)))
+
+    def _origin(self) -> Check:
+        same = digest_of(self.model, self.notes) == self.notes.weights_sha256
+        text = f"weights, biases and steps as exported from {self.notes.source or '?'}"
+        return Check("origin", text, [] if same else ["they are not those that were exported (SHA-256 differs)"])
+
+    def _operands(self) -> Check:
+        """Demand that every layer is one product of its own weights with its codes, in the spike graph with planes."""
+        spikes = self.notes.graph == "spike"
+        products: dict[str, list[onnx.NodeProto]] = {name: [] for name in self.notes.layers}
+        wrong = []
+        for node in self.model.graph.node:
+            if node.name in products and node.op_type in PRODUCTS:
+                products[node.name].append(node)
+            elif node.op_type in PRODUCTS | OTHER_PRODUCTS:
+                wrong.append(f"{node.op_type} {node.name}: no layer that was exported")
+        for name, nodes in products.items():
+            if len(nodes) != 1:
+                wrong.append(f"{name}: there are {len(nodes)} products of that name, not one")
+                continue
+            planes = self.notes.planes.get(name, 1) if spikes else 1
+            if not self._takes(nodes[0].input[0], self.notes.layers[name]["codes"], planes):
+                what = f"the {planes} planes of its codes" if planes > 1 else "its codes"
+                wrong.append(f"{name}: its operand is not {what}")
+            weight = nodes[0].input[3 if nodes[0].op_type == "QLinearConv" else 1]
+            if self._source(weight, WEIGHING)[0] != f"{name}.weight":
+                wrong.append(f"{name}: its weights are not its own")
+        real = ", ".join(self.notes.real_valued) or "none"
+        takes = "planes, 0 or 2^b" if spikes else "codes, whose planes the spike graph takes"
+        text = f"{len(self.notes.planes)} of {len(products)} layers take {takes}; excepted: {real}"
+        return Check("operands", text, wrong)
+
+    def _source(self, name: str, passing: set[str]) -> tuple[str, onnx.NodeProto | None]:
+        """Follow a tensor back through nodes that move its numbers; return where it comes from, and what makes that."""
+        node = self.producer.get(name)
+        while node is not None and node.op_type in passing:
+            name = node.input[0]
+            node = self.producer.get(name)
+        return name, node
+
+    def _takes(self, operand: str, codes: str, planes: int) -> bool:
+        """Return whether an operand is codes, or so many of their planes."""
+        if planes > 1:
+            _, node = self._source(operand, MOVING)
+            if node is None or node.op_type != "BitwiseAnd":
+                return False
+            masks = self.constants.get(node.input[1])
+            if masks is None or masks.ravel().tolist() != [2**b for b in range(planes)]:
+                return False
+            operand = node.input[0]
+        return self._source(operand, MOVING) == self._source(codes, MOVING)
+
+    def same_weights(self, form: DeployForm, checkpoint: Any) -> Check:
+        """Compare weights, biases, scales and steps with those of a checkpoint.
+
+        Raises:
+            ValueError: If it is another network.
+        """
+        ours, found = numbers_of(self.model, self.notes), []
+        if ours.keys() != form.convs.keys():
+            raise ValueError(
+                f"{checkpoint} is another network than the graph: {len(form.convs)} layers, of which "
+                f"{len(ours.keys() & form.convs.keys())} are among the graph's {len(ours)}; give the one exported"
+            )
+        for name, conv in form.convs.items():
+            theirs = constants_of(conv, self.notes.layers[name])
+            theirs = {part: theirs[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in theirs}
+            if {k: v.shape for k, v in theirs.items()} != {k: v.shape for k, v in ours[name].items()}:
+                shape = tuple(conv.weight.shape)
+                raise ValueError(f"{checkpoint} is another network than the graph: {name} has {shape} weights")
+            changed = sum(int((theirs[part] != ours[name][part]).sum()) for part in theirs)
+            if changed:
+                found.append(f"{name}: {changed} weights, biases or steps differ")
+        text = f"{len(form.convs)} layers have the weights of {checkpoint} in deploy form, bit for bit"
+        return Check("weights", text, found)
