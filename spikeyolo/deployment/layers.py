@@ -85,7 +85,7 @@ class IntegerConv(nn.Conv2d):
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size)
         padding = 0 if rest else conv.padding
         super().__init__(*shape, conv.stride, padding, conv.dilation, conv.groups, device=conv.weight.device)  # pyright: ignore[reportArgumentType]
-        self.name, self.largest, self.rest, self.weight_bits = name, largest, rest, weight_bits
+        self.name, self.unit, self.largest, self.rest, self.weight_bits = name, unit, largest, rest, weight_bits
         self.border = conv.padding if rest else (0, 0)  # what the operand comes with
         self.factored_weights: int | None = getattr(conv, "factored_weights", None)
         self._exact_weight = conv.weight.detach().double() * scale
@@ -362,13 +362,11 @@ class Widen(nn.Module):
 
 
 class _CodeHead(Detect):
-    """A head in deploy form: potentials u = unit * v in, decoded in float64.
+    """A head in deploy form: its last convolutions give potentials v, which are decoded in float64.
 
     Exponentials differ between runtimes in their last bits; of float64 these are gone when boxes and scores are rounded
     to float32.
     """
-
-    unit: float
 
     def forward_head(
         self, x: list[Tensor], box_head: nn.Module | None = None, cls_head: nn.Module | None = None
@@ -376,7 +374,7 @@ class _CodeHead(Detect):
         """Return raw boxes and scores, in float64."""
         preds = super().forward_head(x, box_head, cls_head)
         # in the head's own order, so that an exported graph is the same in every process
-        return {key: value.double() / self.unit if key in RAW_MAPS else value for key, value in preds.items()}
+        return {key: value.double() if key in RAW_MAPS else value for key, value in preds.items()}
 
     def _inference(self, x: dict[str, Tensor]) -> Tensor:
         return super()._inference(x).float()

@@ -173,12 +173,13 @@ def _replace(model: nn.Module, weight_bits: int) -> DeployForm:
     parents = {child: (parent, key) for parent in model.modules() for key, child in parent.named_children()}
     for name, holder, attribute, neuron in convolutions:
         conv = getattr(holder, attribute)
+        own = 1.0 if isinstance(holder, nn.Sequential) else unit  # the last ones of a head, which no neuron reads
         if neuron is None:
             new = PixelConv(conv, scale=unit / 255, unit=unit, largest=255, weight_bits=weight_bits, name=name)
         else:
             form.neurons[name] = CodeNeuron(neuron, unit, conv.padding, name)
-            numbers = {"unit": unit, "largest": neuron.D_N, "rest": neuron.rest, "weight_bits": weight_bits}
-            new = IntegerConv(conv, scale=unit / neuron.N, name=name, **numbers)
+            numbers = {"unit": own, "largest": neuron.D_N, "rest": neuron.rest, "weight_bits": weight_bits}
+            new = IntegerConv(conv, scale=own / neuron.N, name=name, **numbers)
             parent, key = parents[neuron]
             setattr(parent, key, form.neurons[name])
         setattr(holder, attribute, new.eval())
@@ -197,7 +198,6 @@ def _replace(model: nn.Module, weight_bits: int) -> DeployForm:
         if type(head) not in HEADS:
             raise ValueError(f"a {type(head).__name__} has no deploy form; heads are SpikeDetect and Detect")
         head.__class__ = HEADS[type(head)]  # the same parts, decoded otherwise
-        head.unit = unit
         if head.reg_max > 1:
             head.dfl = Expectation(head.reg_max)
     for name, module in model.named_modules():

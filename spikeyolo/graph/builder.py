@@ -18,16 +18,19 @@ class Builder:
     Attributes:
         nodes: In topological order.
         constants: By name.
+        made: Names of the outputs of nodes.
     """
 
     def __init__(self):
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Array] = {}
+        self.made: set[str] = set()
         self._transposed: dict[tuple[str, bool], str] = {}
 
     def add(self, op: str, inputs: Sequence[str], target: str, name: str = "", **attributes: Any) -> str:
         """Add a node; return its output."""
         self.nodes.append(helper.make_node(op, list(inputs), [target], name or target, **attributes))
+        self.made.add(target)
         return target
 
     def constant(self, array: Any, name: str, dtype: Any = None) -> str:

@@ -66,7 +66,7 @@ class _Lowering:
             elif not self._moved(node):
                 for name in node.input:
                     self._as_first(name)
-                b.nodes.append(node)
+                self._keep(node)
                 self.first |= set(node.output)
         for output in graph.output:
             self._as_first(output.name)
@@ -199,12 +199,21 @@ class _Lowering:
         self.maps[node.output[0]] = Map(f"{node.output[0]}/last", like.channels, like.size)
         return True
 
+    def _keep(self, node: onnx.NodeProto) -> None:
+        """Write a node as it is; but a sigmoid, which is in float64, as 1 / (1 + exp(-x)): many times faster."""
+        if node.op_type != "Sigmoid":
+            self.builder.nodes.append(node)
+            return
+        b, target = self.builder, node.output[0]
+        power = b.add("Exp", [b.add("Neg", [node.input[0]], f"{target}/negative")], f"{target}/power")
+        raised = b.add("Add", [power, b.scalar(1, np.float64)], f"{target}/raised")
+        b.add("Reciprocal", [raised], target, node.name)
+
     def _copy(self, node: onnx.NodeProto, inputs: list[str], **changed: Any) -> None:
         """Write a node on feature maps with channels last."""
         attributes: Any = attributes_of(node) | changed
         outputs = [f"{name}/last" for name in node.output]
-        copy = helper.make_node(node.op_type, inputs, outputs, node.name or outputs[0], **attributes)
-        self.builder.nodes.append(copy)
+        self._keep(helper.make_node(node.op_type, inputs, outputs, node.name or outputs[0], **attributes))
 
     def _move_concat(self, node: onnx.NodeProto) -> bool:
         if attributes_of(node)["axis"] != 1 or any(name not in self.maps for name in node.input):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 
 from spikeyolo.deployment import BYTE, IntegerConv, PixelConv
 from spikeyolo.graph.builder import Array, Builder
@@ -68,7 +69,7 @@ class Products:
 
     def __init__(self, builder: Builder, *, spikes: bool):
         self.builder, self.spikes = builder, spikes
-        self._split: dict[tuple[str, int, int], str] = {}
+        self._split: dict[tuple[str, int, int, bool], str] = {}
         self._gathered: dict[tuple[Any, ...], str] = {}
 
     def convolve(self, product: Product, codes: Map) -> Map:
@@ -93,7 +94,7 @@ class Products:
         top, left, bottom, right = border
         target = f"{codes.name}/pad{'_'.join(map(str, border))}"
         dtype = np.uint8 if value <= BYTE else np.float32
-        if not any(n.output[0] == target for n in b.nodes):
+        if target not in b.made:
             widths = b.shape(0, top, left, 0, 0, bottom, right, 0)
             b.add("Pad", [codes.name, widths, b.scalar(value, dtype)], target)
         size = codes.size and (codes.size[0] + top + bottom, codes.size[1] + left + right)
@@ -103,34 +104,36 @@ class Products:
         """Return codes, or their planes: beside the channels, of a depthwise convolution beside the columns."""
         if planes == 1:
             return codes
-        b, depthwise = self.builder, is_depthwise(conv)
-        wide = conv.largest > BYTE
-        key = codes.name, planes, 0 if depthwise else conv.groups
+        depthwise = is_depthwise(conv)
+        groups = 1 if depthwise else conv.groups
+        key = codes.name, planes, groups, depthwise
         if key not in self._split:
-            dtype = np.uint32 if planes > 16 else np.uint16 if wide else np.uint8
-            stem = f"{codes.name}/planes"
-            source = codes.name
-            if wide:
-                kind = {"uint16": 4, "uint32": 12}[np.dtype(dtype).name]
-                source = b.add("Cast", [source], f"{stem}/whole", to=kind)
-            masks = b.constant(
-                2 ** np.arange(planes).reshape(planes, 1), f"{np.dtype(dtype).name}/{planes}planes", dtype
-            )
-            groups = 1 if depthwise else conv.groups
-            if groups > 1:
-                source = b.reshape(source, f"{stem}/grouped", 0, 0, 0, groups, codes.channels // groups)
-            axis = b.constant([4 if groups > 1 else 3], f"axis/{4 if groups > 1 else 3}", np.int64)
-            spread = b.add("Unsqueeze", [source, axis], f"{stem}/{groups}spread")
-            split = b.add("BitwiseAnd", [spread, masks], f"{stem}/{groups}split")
-            if wide:
-                split = b.add("Cast", [split], f"{stem}/{groups}float", to=1)
-            # (B, H, W, planes, C), read as (B, H, W * planes, C) or (B, H, W, planes * C)
-            sides = (0, 0, -1, codes.channels) if depthwise else (0, 0, 0, -1)
-            if depthwise and codes.size:
-                sides = (0, codes.size[0], codes.size[1] * planes, codes.channels)
-            self._split[key] = b.reshape(split, f"{stem}/{'columns' if depthwise else groups}", *sides)
+            split = self._planes(codes, planes, groups)
+            if depthwise or groups > 1:
+                # (B, H, W, planes * C) is (B, H, W * planes, C) as well
+                sides = (0, 0, -1, codes.channels) if depthwise else (0, 0, 0, -1)
+                split = self.builder.reshape(split, f"{split}/{'columns' if depthwise else 'channels'}", *sides)
+            self._split[key] = split
         channels = codes.channels if depthwise else codes.channels * planes
         return Map(self._split[key], channels, codes.size)
+
+    def _planes(self, codes: Map, planes: int, groups: int) -> str:
+        """Write the planes of codes, one after the other along the channels (of each group)."""
+        b, source, stem = self.builder, codes.name, f"{codes.name}/{groups}planes" if groups > 1 else codes.name
+        if f"{stem}/planes" in b.made:
+            return f"{stem}/planes"
+        wide = planes > BYTE.bit_length()
+        if wide:
+            source = b.add("Cast", [source], f"{stem}/uint16", to=onnx.TensorProto.UINT16)
+        if groups > 1:
+            source = b.reshape(source, f"{stem}/grouped", 0, 0, 0, groups, codes.channels // groups)
+        dtype = np.uint16 if wide else np.uint8
+        parts = [b.add("BitwiseAnd", [source, b.scalar(1 << i, dtype)], f"{stem}/plane{i}") for i in range(planes)]
+        axis = 4 if groups > 1 else 3
+        if not wide:
+            return b.add("Concat", parts, f"{stem}/planes", axis=axis)
+        joined = b.add("Concat", parts, f"{stem}/joined", axis=axis)
+        return b.add("Cast", [joined], f"{stem}/planes", to=onnx.TensorProto.FLOAT)
 
     def _geometry(self, conv: IntegerConv, planes: int) -> dict[str, list[int] | int]:
         """Return the attributes of an ONNX convolution."""
@@ -178,7 +181,8 @@ class Products:
         found = b.last(b.add("QLinearConv", inputs, f"{name}/rounded", name, **self._geometry(conv, planes)))
         if not direct:
             steps = b.constant(output_step, f"{name}.step", np.float32)
-            return b.add("DequantizeLinear", [found, steps, self._middle(conv)], f"{name}/potential", axis=3)
+            whole = b.add("DequantizeLinear", [found, one, b.scalar(128, np.uint8)], f"{name}/steps")
+            return b.add("Mul", [whole, steps], f"{name}/potential")  # by channel; at once it would be slower
         if product.largest < BYTE:
             found = b.add("Clip", [found, "", b.scalar(product.largest, np.uint8)], f"{name}/clipped")
         return found
@@ -248,7 +252,7 @@ class Products:
             stem = f"windows/{size[0]}x{size[1]}k{kernel[0]}x{kernel[1]}s{stride[0]}d{dilation[0]}of{width}"
             rows = b.constant(row[:, None, :, None] * width, f"{stem}/rows", np.int32)
             columns = b.constant(column[None, :, None, :], f"{stem}/columns", np.int32)
-            if f"{stem}/at" not in {n.output[0] for n in b.nodes}:
+            if f"{stem}/at" not in b.made:
                 b.add("Add", [rows, columns], f"{stem}/at")  # folded by a runtime; the file holds the two factors
                 b.reshape(f"{stem}/at", f"{stem}/index", -1)
             flat = b.reshape(operand.name, f"{operand.name}/flat", -1, height * width, operand.channels)
@@ -275,13 +279,13 @@ class Products:
         if conv.branch is None:
             return potential
         output_step = 2.0 ** conv.output_exponent.double().numpy(force=True)
-        rounded = b.constant(output_step, f"{name}.branch", np.float32), self._middle(conv)
-        found = b.add("QuantizeLinear", [potential, *rounded], f"{name}/rounded", axis=3)
-        return b.add("DequantizeLinear", [found, *rounded], f"{name}/potential", axis=3)
-
-    def _middle(self, conv: IntegerConv) -> str:
-        """Return the zero points of outputs of eight bits."""
-        return self.builder.constant(np.full(conv.out_channels, 128), f"128s/{conv.out_channels}", np.uint8)
+        branch, one = b.constant(output_step, f"{name}.branch", np.float32), b.scalar(1, np.float32)
+        eight_bits = one, b.scalar(128, np.uint8)
+        scaled = b.add("Div", [potential, branch], f"{name}/scaled")
+        found = b.add("QuantizeLinear", [scaled, *eight_bits], f"{name}/rounded")
+        return b.add(
+            "Mul", [b.add("DequantizeLinear", [found, *eight_bits], f"{name}/steps"), branch], f"{name}/potential"
+        )
 
 
 def numbers_of(conv: IntegerConv) -> tuple[Array, Array, Array]:

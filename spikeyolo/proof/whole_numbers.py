@@ -15,7 +15,7 @@ from spikeyolo.proof.spike_graph import Check
 
 PRODUCTS = {"QLinearConv", "Gemm", "Conv"}  # that a layer is
 OTHER_PRODUCTS = {"ConvTranspose", "ConvInteger", "DeformConv", "MatMulInteger", "QLinearMatMul", "Einsum"}
-MOVING = {"Reshape", "Transpose", "Unsqueeze", "Pad", "Gather", "DequantizeLinear", "Cast", "Identity"}  # of numbers
+MOVING = {"Reshape", "Transpose", "Pad", "Gather", "DequantizeLinear", "Cast", "Identity"}  # of numbers
 WEIGHING = {"Reshape", "Tile", "DequantizeLinear"}
 
 
@@ -91,14 +91,21 @@ class WholeNumbers:
     def _takes(self, operand: str, codes: str, planes: int) -> bool:
         """Return whether an operand is codes, or so many of their planes."""
         if planes > 1:
-            _, node = self._source(operand, MOVING)
-            if node is None or node.op_type != "BitwiseAnd":
+            _, join = self._source(operand, MOVING)
+            splits = [self._source(name, MOVING)[1] for name in join.input] if join is not None else []
+            if [self._bit(split) for split in splits] != list(range(planes)):
                 return False
-            masks = self.constants.get(node.input[1])
-            if masks is None or masks.ravel().tolist() != [2**b for b in range(planes)]:
+            sources = {split.input[0] for split in splits if split is not None}
+            if join is None or join.op_type != "Concat" or len(sources) > 1:
                 return False
-            operand = node.input[0]
+            operand = sources.pop()
         return self._source(operand, MOVING) == self._source(codes, MOVING)
+
+    def _bit(self, node: onnx.NodeProto | None) -> int | None:
+        """Return which bit of its operand a node gives, as 0 or 2^b; None if it gives anything else."""
+        mask = self.constants.get(node.input[1]) if node is not None and node.op_type == "BitwiseAnd" else None
+        value = int(mask.item()) if mask is not None and mask.size == 1 else 0
+        return value.bit_length() - 1 if value > 0 and value.bit_count() == 1 else None
 
     def same_weights(self, form: DeployForm, checkpoint: Any) -> Check:
         """Compare weights, biases, scales and steps with those of a checkpoint.

@@ -10,7 +10,7 @@ from torch import nn
 from ultralytics import YOLO
 
 import spikeyolo
-from spikeyolo.deployment import transform
+from spikeyolo.deployment import form_of, transform
 from spikeyolo.deployment.layers import CodeNeuron, IntegerConv, PixelConv
 from spikeyolo.deployment.transform import deploy
 from spikeyolo.neurons.coding import to_planes
@@ -41,14 +41,16 @@ def trained_layers(model, images):
     return found
 
 
-def assert_same_layers(deployed, trained, unit, N):
+def assert_same_layers(deployed, trained, N):
     """Each convolution alone: rounding would make whole networks differ in a code here and there."""
     assert trained.keys() == deployed.deployed.convs.keys()
     for name, conv in deployed.deployed.convs.items():
         operand, expected = trained[name]
         stem = isinstance(conv, PixelConv)
         ours = conv(operand) if stem else conv((operand * N(name)).round())
-        assert torch.allclose(ours, expected * unit, rtol=1e-4, atol=1e-4 * unit * float(expected.abs().max())), name
+        assert torch.allclose(
+            ours, expected * conv.unit, rtol=1e-4, atol=1e-4 * conv.unit * float(expected.abs().max())
+        ), name
         assert stem or operand.max() > 0
 
 
@@ -56,7 +58,7 @@ def test_with_fine_steps_its_layers_are_those_of_the_trained_network(model, phot
     N = model.model.yaml["neuron"]["N"]
     deployed = deploy(model, planes=16)
     assert len(deployed.deployed.neurons) == 23
-    assert_same_layers(deployed, trained_layers(model, photos), N, lambda _: N)
+    assert_same_layers(deployed, trained_layers(model, photos), lambda _: N)
 
 
 @pytest.mark.parametrize("planes", [7, 9])
@@ -122,7 +124,7 @@ def test_a_fused_network_deploys_as_the_trained_one(photos, tmp_path):
 @pytest.mark.parametrize("bits", [2, 4, 6, 8])
 def test_weights_have_the_width_that_is_asked_for(bits, photos, tmp_path):
     model = calibrated(write_small(tmp_path / "small.yaml", IBRA), photos)
-    form = deploy(model, weight_bits=bits).deployed
+    form = form_of(deploy(model, weight_bits=bits))
     largest = max(int(conv.weight.abs().max()) for name, conv in form.convs.items() if name != "model.1.conv")
     assert largest == 2 ** (bits - 1) - 1
     assert form.clipped > 0
@@ -252,7 +254,7 @@ def test_neurons_may_have_ranges_of_their_own(photos, tmp_path, fine):
     deployed = deploy(model, planes=9)
     assert deployed.deployed.unit == 64
     assert set(deployed.deployed.planes.values()) == {7, 9}
-    assert_same_layers(deployed, trained_layers(model, photos), 64, own.__getitem__)
+    assert_same_layers(deployed, trained_layers(model, photos), own.__getitem__)
 
 
 def test_both_graphs_and_a_second_deploy_are_the_same_network(model, photos):

@@ -149,7 +149,7 @@ def test_a_layer_with_a_rest_code_is_the_layer_without_it(photos, tmp_path, fine
         codes = nn.functional.pad(codes, neuron.border, value=neuron.rest)
         bordered += bool(neuron.rest and any(neuron.border))
         with torch.no_grad():
-            ours = conv(codes) / form.unit
+            ours = conv(codes) / conv.unit
         assert torch.allclose(ours, expected, atol=2e-3 * float(expected.abs().max())), name
     assert bordered > 3
 

@@ -149,9 +149,9 @@ def weight_missing(model):
 
 def codes_of_another_layer(model):
     other = json.loads(next(p.value for p in model.metadata_props if p.key == "layers"))["model.3.conv"]["codes"]
-    splits = [n for n in model.graph.node if n.op_type == "Unsqueeze"]
-    mine = next(n for n in splits if n.input[0] == "model.2.conv1.conv/clipped")
-    mine.input[0] = other
+    splits = [n for n in model.graph.node if n.op_type == "BitwiseAnd"]
+    for mine in [n for n in splits if n.input[0] == "model.2.conv1.conv/clipped"]:
+        mine.input[0] = other
     return "operands", "model.2.conv2.conv: its operand is not the 7 planes of its codes"
 
 
@@ -165,8 +165,19 @@ def codes_in_the_place_of_planes(model):
 
 
 def two_bits_in_one_plane(model):
-    mask = next(n.input[1] for n in model.graph.node if n.op_type == "BitwiseAnd")
-    edit(model, mask, lambda m: m.__setitem__((3, 0), 12))
+    edit(model, "uint8/8", lambda m: m.__setitem__((), 12))
+    return "operands", "its operand is not the 7 planes of its codes"
+
+
+def planes_in_another_order(model):
+    join = next(n for n in model.graph.node if n.name.endswith("/planes"))
+    join.input[2], join.input[3] = join.input[3], join.input[2]
+    return "operands", "its operand is not the 7 planes of its codes"
+
+
+def a_plane_of_other_codes(model):
+    splits = [n for n in model.graph.node if n.op_type == "BitwiseAnd"]
+    splits[3].input[0] = splits[-1].input[0]
     return "operands", "its operand is not the 7 planes of its codes"
 
 
@@ -194,6 +205,8 @@ BREAKS = [
     codes_of_another_layer,
     codes_in_the_place_of_planes,
     two_bits_in_one_plane,
+    planes_in_another_order,
+    a_plane_of_other_codes,
     another_convolution,
     custom_operator,
 ]

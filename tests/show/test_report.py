@@ -84,7 +84,7 @@ def _check_planes(file, recording, digits):
     model = load(Path(file))
     notes = Notes.read(model)
     producer = {n.output[0]: n for n in model.graph.node}
-    tensors = {}  # planes (T*B, H, W, planes, C) of each layer, where it has more than one; else its codes
+    tensors = {}  # planes (T*B, H, W, planes * C) of each layer, where it has more than one; else its codes
     for node in model.graph.node:
         if node.name in notes.planes and node.op_type in ("QLinearConv", "Gemm", "Conv"):
             operand = node.input[0]
@@ -107,7 +107,7 @@ def _check_planes(file, recording, digits):
         for name, tensor in tensors.items():
             planes = notes.planes[name]
             found = values[tensor].reshape(-1, 2, *values[tensor].shape[1:])[:, :kept]  # (T, images, H, W, ...)
-            found = found if planes > 1 else found[..., None, :]
+            found = found.reshape(*found.shape[:-1], planes, -1)
             for b in range(planes):
                 assert set(np.unique(found[..., b, :])) <= {0, 1 << b}
                 totals[name, b] = totals.get((name, b), 0) + int((found[..., b, :] > 0).sum())
