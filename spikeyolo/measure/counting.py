@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import logging
+import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from ultralytics import YOLO
+from ultralytics.utils import LOGGER
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import select_device
 
 from spikeyolo.assets import find_weights
 from spikeyolo.data.images import Batch
-from spikeyolo.deployment import deploy, emitted_codes, form_of
+from spikeyolo.deployment import PLANES, deploy, emitted_codes, form_of
 from spikeyolo.files import sha256
 from spikeyolo.graph.notes import Notes, metadata
 from spikeyolo.graph.onnx_files import input_size, load, open_session
@@ -77,7 +80,9 @@ class CountedModel(ABC):
         self.recording = Recording()
 
     @staticmethod
-    def open(file: str, *, imgsz: int = 0, device: str = "", planes: int | None = None) -> CountedModel:
+    def open(
+        file: str, *, imgsz: int = 0, device: str = "", planes: int | None = None, fast: bool = False
+    ) -> CountedModel:
         """Open a checkpoint (.pt) or an exported graph (.onnx).
 
         Args:
@@ -85,6 +90,8 @@ class CountedModel(ABC):
             imgsz: Image size; 0 for the one that the model was trained or exported with.
             device: As for ``yolo``; an ONNX graph runs on the CPU.
             planes: Most planes of the codes of a checkpoint, as for `deploy`.
+            fast: Whether to run a spiking checkpoint, on a CPU, as the integer graph that it exports: the same codes,
+                image by image, behind an export of some seconds.
 
         Raises:
             OSError: If there is no such file.
@@ -97,7 +104,9 @@ class CountedModel(ABC):
             return _Graph(path, imgsz)
         if path.suffix != ".pt":
             raise ValueError(f"model={file} is neither a checkpoint (.pt) nor an exported graph (.onnx)")
-        return _Checkpoint(path, imgsz, device, planes)
+        checkpoint = _Checkpoint(path, imgsz, device, planes)
+        on_cpu = checkpoint.device.type == "cpu"
+        return _exported(checkpoint, planes) if fast and checkpoint.spiking and on_cpu else checkpoint
 
     @abstractmethod
     def observe(self, images: Batch, layer: str = "") -> Observation:
@@ -245,6 +254,23 @@ class _Graph(CountedModel):
     def val(self, folder: Path, **arguments: Any) -> dict[str, float]:
         size = max(self.height, self.width)
         return validate(YOLO(self.file, task="detect"), folder, imgsz=size, batch=self.batch, **arguments)
+
+
+def _exported(checkpoint: _Checkpoint, planes: int | None) -> _Graph:
+    """Return the integer graph of a checkpoint, which goes by the checkpoint's name."""
+    yolo, level = open_detector(checkpoint.file), LOGGER.level
+    with tempfile.TemporaryDirectory() as folder:
+        network: Any = yolo.model
+        network.pt_path = str(Path(folder) / checkpoint.file.name)  # beside which the exporter writes
+        LOGGER.setLevel(logging.WARNING)
+        try:
+            size = [checkpoint.height, checkpoint.width]
+            written = yolo.export(format="onnx", graph="integer", planes=planes or PLANES, imgsz=size, device="cpu")
+        finally:
+            LOGGER.setLevel(level)
+        graph = _Graph(Path(written), 0)
+    graph.file, graph.facts = checkpoint.file, checkpoint.facts
+    return graph
 
 
 def describe(model: CountedModel) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def demo(
     price, *others = find_models(preset)
     if others:
         raise ValueError(f"the demo shows one energy model, got preset={preset}")
-    network = CountedModel.open(model, imgsz=imgsz, device=device)
+    network = CountedModel.open(model, imgsz=imgsz, device=device, fast=True)
     if not network.spiking:
         raise ValueError(
             f"model={model} is an ANN: it has no spikes to show; see boxes with: yolo predict model={model}"

@@ -270,3 +270,18 @@ def test_a_window_closes_with_a_key(files, tmp_path, monkeypatch):
 def test_frames_know_what_they_are(files, tmp_path):
     frames = Frames.open(str(files / "clip.mp4"))
     assert (frames.name, frames.fps, frames.count, frames.live) == ("clip", 15, 7, False)
+
+
+@pytest.mark.parametrize("name", ["ibra", "ibra-T2"])
+def test_the_fast_form_of_a_checkpoint_counts_and_detects_the_same(name, files, photos):
+    slow, fast = (CountedModel.open(str(files / f"{name}.pt"), fast=fast) for fast in (False, True))
+    assert type(slow) is not type(fast)
+    assert slow.facts == fast.facts
+    assert slow.file == fast.file
+    image = photos[:1].numpy()
+    ours, theirs = (model.observe(image, "model.3.conv") for model in (slow, fast))
+    assert torch.equal(ours.codes, theirs.codes)
+    assert torch.allclose(ours.outputs, theirs.outputs, rtol=1e-6, atol=1e-6)
+    for a, b in zip(ours.layers.values(), theirs.layers.values(), strict=True):
+        assert (a.name, a.spikes, a.macs, a.codes) == (b.name, b.spikes, b.macs, b.codes)
+    assert not list(files.glob("*.onnx"))
