@@ -36,13 +36,12 @@ GRAPHS = {
 }
 
 
-def export(graph: str, scale: str, imgsz: int, folder: Path, dynamic: bool) -> dict[str, Any]:
-    """Export a graph of a network with random weights; return its file, size and the seconds it took."""
+def new_model(name: str) -> Any:
+    """Make a model of an architecture, with random weights."""
     from ultralytics import YOLO
 
-    neuron, arguments = GRAPHS[graph]
     torch.manual_seed(0)
-    model = YOLO(f"{neuron}-spikeyolo-{scale}.yaml")
+    model = YOLO(name)
     assert isinstance(model.model, torch.nn.Module)
     for module in model.model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # a new network's residual branches are zero
@@ -50,6 +49,13 @@ def export(graph: str, scale: str, imgsz: int, folder: Path, dynamic: bool) -> d
             torch.nn.init.normal_(module.bias, 0, 0.3)
     with torch.no_grad():
         model.model.train()(torch.rand(2, 3, 64, 64))  # gives aligned neurons a range
+    return model
+
+
+def export(graph: str, scale: str, imgsz: int, folder: Path, dynamic: bool) -> dict[str, Any]:
+    """Export a graph of a network with random weights; return its file, size and the seconds it took."""
+    neuron, arguments = GRAPHS[graph]
+    model = new_model(f"{neuron}-spikeyolo-{scale}.yaml")
     os.chdir(folder)
     start = time.perf_counter()
     file = Path(model.export(format="onnx", imgsz=imgsz, dynamic=dynamic, **arguments)).resolve()
