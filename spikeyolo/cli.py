@@ -176,7 +176,7 @@ WORDS = {
     "convert": Word(
         convert,
         {"model": "", "data": "", "bits": 0, "D": 0.0, "N": 0.0, "percentile": 0.0}
-        | {"per_layer": True, "power_of_two": False, "batchnorm": False, "table": False, "images": 128, "imgsz": 0}
+        | {"per_layer": True, "power_of_two": True, "batchnorm": False, "table": False, "images": 128, "imgsz": 0}
         | {"batch": 16, "device": "", "project": "", "name": ""},
         "make a trained ANN spiking, without training: 8 bits by default; D=5.11 N=100: one range, as in the paper",
     ),

@@ -136,7 +136,7 @@ class Ranges:
         percentile: Share of potentials, in percent, that a range does not clip; 0 for ranges of the least mean squared
             error.
         per_layer: Whether each neuron has a range of its own; if not, all have D = 5.11, as in the paper.
-        power_of_two: Whether N must be a power of two.
+        power_of_two: Whether the N of ranges per layer must be powers of two, so that a graph's scales are.
 
     Raises:
         ValueError: For impossible or contradicting numbers.
@@ -147,7 +147,7 @@ class Ranges:
     N: float = 0.0
     percentile: float = 0.0
     per_layer: bool = True
-    power_of_two: bool = False
+    power_of_two: bool = True
 
     def __post_init__(self):
         if not (0 <= self.bits <= 16) or self.bits != int(self.bits):
@@ -162,8 +162,8 @@ class Ranges:
             IBRALIF(self.D, self.N)  # which checks them
         if min(self.D, self.N) < 0 or (self.N and not self.D):
             raise ValueError(f"N needs D, and both are positive, got D={self.D:g}, N={self.N:g}; try D=5.11 N=100")
-        if self.one and (self.power_of_two or self.percentile):
-            raise ValueError("percentile and power_of_two choose ranges per layer; leave D, N and per_layer=False away")
+        if self.one and self.percentile:
+            raise ValueError("percentile chooses ranges per layer; leave D, N and per_layer=False away")
 
     @property
     def one(self) -> bool:

@@ -137,7 +137,7 @@ class _Lowering:
         if target in self.direct:
             self.maps[target] = self.direct[target]
             return
-        neuron, u = self.skeleton.neuron(node), self.maps[node.input[0]]
+        neuron, u = self.skeleton.neuron(node), self._map(node)
         b = self.builder
         if neuron.T == 1:
             codes = self._emit(neuron, u.name, f"{target}/codes")
@@ -153,6 +153,18 @@ class _Lowering:
                 emitted.append(self._emit(neuron, potential, f"{target}/codes{t}"))
             codes = b.add("Concat", emitted, f"{target}/codes", axis=0)
         self.maps[target] = Map(codes, u.channels, u.size)
+
+    def _map(self, neuron: onnx.NodeProto) -> Map:
+        """Return the potentials that a neuron reads, also of operators that keep their channels first (attention)."""
+        name = neuron.input[0]
+        if name not in self.maps:
+            channels = self.form.convs[layer_of(neuron)].in_channels
+            value = next((v for v in self.skeleton.model.graph.value_info if v.name == name), None)
+            dims = list(value.type.tensor_type.shape.dim)[2:] if value is not None else []
+            height, width = (d.dim_value for d in dims) if len(dims) == 2 else (0, 0)
+            last = self.builder.last(self._as_first(name))
+            self.maps[name] = Map(last, channels, (height, width) if height and width else None)
+        return self.maps[name]
 
     def _emit(self, neuron: CodeNeuron, u: str, target: str) -> str:
         """Write the codes of potentials: k = clip(rest + round(scale * u), 0, D_N)."""

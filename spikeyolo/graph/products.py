@@ -255,7 +255,9 @@ class Products:
             if f"{stem}/at" not in b.made:
                 b.add("Add", [rows, columns], f"{stem}/at")  # folded by a runtime; the file holds the two factors
                 b.reshape(f"{stem}/at", f"{stem}/index", -1)
-            flat = b.reshape(operand.name, f"{operand.name}/flat", -1, height * width, operand.channels)
+            flat = f"{operand.name}/flat"
+            if flat not in b.made:
+                b.reshape(operand.name, flat, -1, height * width, operand.channels)
             self._gathered[key] = b.add("Gather", [flat, f"{stem}/index"], f"{operand.name}/{stem}", axis=1)
         return Map(self._gathered[key], operand.channels, size)
 

@@ -100,7 +100,7 @@ def test_calibration_is_the_same_each_time():
         ({"D": -1}, "N needs D"),
         ({"D": 5.11, "N": 99}, r"D \* N must be whole"),
         ({"D": 5.11, "N": 100, "bits": 9}, "leave bits=9 away"),
-        ({"D": 5.11, "power_of_two": True}, "leave D, N and per_layer=False away"),
+        ({"D": 5.11, "percentile": 99.0}, "leave D, N and per_layer=False away"),
     ],
 )
 def test_impossible_ranges_are_named(numbers, message):

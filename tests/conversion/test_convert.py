@@ -115,8 +115,8 @@ def test_the_other_words_take_a_converted_network(kind, files, digits, tmp_path,
     capsys.readouterr()
     assert spikeyolo("verify", f"model={graph}", f"source={photo}") == 0
     told = capsys.readouterr().out
-    assert "is proven: spike-driven and equal" in told
-    assert ("attention model.5.m.0.attn (2 products of real values)" in told) == (kind == "attention")
+    assert "is proven: spike-driven, exact for any image; equal on the images" in told
+    assert ("attention model.5.m.0.attn (products of queries, keys and values)" in told) == (kind == "attention")
     words = [f"model={file},{graph}", f"source={photo}", "imgsz=64", f"project={tmp_path}"]
     assert spikeyolo("report", *words) == 0
     result = json.loads((tmp_path / "report/report.json").read_text())
