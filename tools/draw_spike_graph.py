@@ -1,4 +1,4 @@
-"""Draw docs/spike-graph.png: one neuron and its convolution in the integer graph and in the spike graph.
+"""Draw docs/spike-graph.png: one neuron and its convolution, in whole numbers, in both graphs.
 
 python tools/draw_spike_graph.py
 """
@@ -18,10 +18,11 @@ FILE = Path(__file__).resolve().parents[1] / "docs/spike-graph.png"
 COLOURS = {"neuron": "#dbe9f6", "plane": "#fde7c8", "conv": "#d9efd6", "sum": "#eeeeee"}
 
 
-def box(axes: Axes, x: float, y: float, text: str, kind: str, width: float = 1.5) -> None:
+def box(axes: Axes, x: float, y: float, text: str, kind: str, width: float = 1.5, height: float = 0.6) -> None:
     """Draw a node of the graph."""
     style = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "linewidth": 1, "edgecolor": "#555555"}
-    axes.add_patch(FancyBboxPatch((x - width / 2, y - 0.3), width, 0.6, facecolor=COLOURS[kind], **style))
+    corner = x - width / 2, y - height / 2
+    axes.add_patch(FancyBboxPatch(corner, width, height, facecolor=COLOURS[kind], **style))
     axes.text(x, y, text, ha="center", va="center", fontsize=9)
 
 
@@ -29,65 +30,68 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], text
     """Draw a tensor between two nodes."""
     axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "#333333", "linewidth": 1})
     if text:
-        middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.14
+        middle = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.12
         axes.text(*middle, text, ha="center", va="bottom", fontsize=8, color="#333333")
+
+
+def after(axes: Axes, y: float) -> None:
+    """Draw what becomes of a sum."""
+    rows = [
+        (y + 0.95, "QLinearConv: k' = clip(round(2^e s), 0, 127)", "one neuron reads it: its codes, uint8"),
+        (y, "QLinearConv: round(2^(e-b) s), then x 2^b", "added to a residual stream: 8 bits of a potential"),
+        (y - 0.95, "Gemm on gathered windows: 2^e s", "all else: the whole potential"),
+    ]
+    for row, text, label in rows:
+        arrow(axes, (9.35, y), (9.85, row))
+        box(axes, 12.25, row, text, "sum", 4.7)
+        axes.text(14.75, row, label, fontsize=8, va="center", color="#333333")
 
 
 def main() -> None:
     """Draw both graphs."""
-    figure, axes = plt.subplots(figsize=(12.5, 6.4))
-    axes.set_xlim(-0.4, 14.6)
-    axes.set_ylim(-5.7, 2.5)
+    figure, axes = plt.subplots(figsize=(15.4, 7.2))
+    axes.set_xlim(-0.4, 18.2)
+    axes.set_ylim(-6.6, 2.6)
     axes.axis("off")
 
-    def neuron(y: float) -> None:
-        arrow(axes, (-0.3, y), (0.75, y), "u = 100 v")
-        box(axes, 1.5, y, "Clip 0..511", "neuron")
-        arrow(axes, (2.25, y), (2.75, y))
-        box(axes, 3.4, y, "Round", "neuron", 1.2)
+    axes.text(-0.3, 2.3, "Integer graph: the codes enter the convolution", fontsize=11, weight="bold")
+    y = 0.6
+    arrow(axes, (-0.3, y), (0.55, y), "u = N v")
+    box(axes, 1.55, y, "QuantizeLinear\nClip 0..127", "neuron", 1.9)
+    arrow(axes, (2.55, y), (6.35, y), "code k: 0..127, uint8")
+    box(axes, 7.85, y, "s = sum of w k + bias\nw int8, s int32", "conv", 2.8)
+    after(axes, y)
 
-    axes.text(-0.3, 2.2, "Integer graph: the codes enter the convolution", fontsize=11, weight="bold")
-    neuron(1.2)
-    arrow(axes, (4.0, 1.2), (7.9, 1.2), "code k: 0..511")
-    box(axes, 8.9, 1.2, "Conv  W, bias", "conv", 2.0)
-    arrow(axes, (9.9, 1.2), (14.4, 1.2), "u' = W * k + bias")
-
-    axes.text(
-        -0.3, -0.1, "Spike graph: binary planes (0 or 1) enter, the weights are the same", fontsize=11, weight="bold"
-    )
-    y = -2.9
-    neuron(y)
-    arrow(axes, (4.0, y), (4.55, y))
-    axes.text(4.27, y + 0.16, "k", fontsize=8, ha="center")
-    box(axes, 5.25, y, "Cast\nuint16", "plane", 1.3)
-    rows = [(8, -1.0, ""), (7, -2.1, ""), (None, -3.15, ""), (0, -4.5, ", bias")]
-    previous = None
-    for b, row, bias in rows:
-        if b is None:
-            axes.text(8.9, row, "·\n·\n·", ha="center", va="center", fontsize=10, linespacing=0.7)
-            continue
-        arrow(axes, (5.95, y), (6.35, row))
-        box(axes, 7.3, row, f"BitwiseAnd {1 << b}\nCast bool, float", "plane", 1.85)
-        arrow(axes, (8.25, row), (9.25, row), f"plane {b}")
-        box(axes, 10.2, row, f"Conv  W{bias}", "conv", 1.8)
-        if previous is None:
-            arrow(axes, (11.1, row), (12.3, row - 0.72))
-        else:
-            arrow(axes, (11.1, row), (12.0, row))
-        previous = b
-    box(axes, 12.6, -2.1, "2y + conv", "sum", 1.2)
-    arrow(axes, (12.6, -2.4), (12.6, -4.2))
-    axes.text(12.75, -3.25, "Horner's rule,\nAdd and Add", fontsize=8, va="center")
-    box(axes, 12.6, -4.5, "2y + conv", "sum", 1.2)
-    arrow(axes, (13.2, -4.5), (14.4, -4.5), "u'")
     axes.text(
         -0.3,
-        -5.5,
-        "u' = sum over b of 2^b (W * plane_b) + bias.  W and bias are multiples of 2^-grid and every partial sum stays "
-        "below 2^24 steps: float32 is exact in any order.",
+        -1.3,
+        "Spike graph: binary planes enter, each 0 or its one value 2^b; the weights are the same",
+        fontsize=11,
+        weight="bold",
+    )
+    y = -3.9
+    arrow(axes, (-0.3, y), (0.55, y), "u = N v")
+    box(axes, 1.55, y, "QuantizeLinear\nClip 0..127", "neuron", 1.9)
+    for b, row in ((6, -2.5), (5, -3.3), (None, -4.1), (0, -5.1)):
+        if b is None:
+            axes.text(3.95, row - 0.05, "·\n·\n·", ha="center", va="center", fontsize=10, linespacing=0.6)
+            continue
+        arrow(axes, (2.55, y), (3.05, row))
+        box(axes, 3.95, row, f"BitwiseAnd {1 << b}", "plane", 1.6)
+        arrow(axes, (4.8, row), (5.35, y))
+    box(axes, 5.75, y, "Concat", "plane", 0.75)
+    arrow(axes, (6.15, y), (6.35, y))
+    box(axes, 7.85, y, "s = sum of w (2^b plane_b)\n+ bias:  w, shifted,\nwhere a spike is", "conv", 2.9, 0.95)
+    after(axes, y)
+
+    axes.text(
+        -0.3,
+        -6.4,
+        "Every partial sum stays below 2^24 in magnitude, for any image: int32 and float32 hold it exactly, in any "
+        "order. e and b are exponents per output channel.",
         fontsize=9,
     )
-    figure.savefig(FILE, dpi=110, bbox_inches="tight")
+    figure.savefig(FILE, dpi=100, bbox_inches="tight")
 
 
 if __name__ == "__main__":

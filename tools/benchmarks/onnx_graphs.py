@@ -1,8 +1,11 @@
-"""Benchmark: the exported graphs in ONNX Runtime: relu twin, integer graph, spike graphs; time, peak memory, file size.
+"""Benchmark: the exported graphs in ONNX Runtime beside the float and the int8 ANN; time, peak memory, file size.
 
-Networks have random weights: neither time nor memory depends on them. Interleaved runs on the CPU, medians; each export
-and each memory figure is taken in a process of its own. Prints a table and writes JSON. Example:
-    python tools/benchmarks/onnx_graphs.py scales=p,n imgsz=320,640 rounds=7 out=onnx_graphs.json
+The relu twin in float and quantised to int8 (tools/benchmarks/int8_twin.py; both also as chains, which need fewer
+operations than the dense convolutions that they equal), the integer graph (7 planes), spike graphs (5 and 7 planes).
+Scales are those of SpikeYOLO, and v8: YOLOv8 at a pico scale with ReLU, and its conversion. Weights are random:
+neither time nor memory depends on them. Interleaved runs on the CPU with a pause before each, medians; each export and
+each memory figure is taken in a process of its own. Prints a table and writes JSON. Example:
+    python tools/benchmarks/onnx_graphs.py scales=p,n,v8 imgsz=320,640 threads=1,2 rounds=7 out=onnx_graphs.json
 """
 
 from __future__ import annotations
@@ -28,12 +31,16 @@ import torch
 
 import spikeyolo  # noqa: F401 (registers the plugin)
 
-GRAPHS = {
+GRAPHS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("relu", {}),
+    "int8": ("relu", {"int8": True}),
+    "chain": ("relu", {"chain": True}),
+    "chain int8": ("relu", {"int8": True, "chain": True}),
     "integer": ("ibra", {"graph": "integer"}),
-    "spike": ("ibra", {"graph": "spike"}),  # 9 planes
-    "aligned": ("potlif", {"graph": "spike"}),  # PoT-LIF, 5 planes
+    "spike, 5": ("ibra", {"graph": "spike", "planes": 5}),
+    "spike": ("ibra", {"graph": "spike"}),  # 7 planes
 }
+RATIOS = [(graph, "relu") for graph in GRAPHS if graph != "relu"] + [("integer", "int8"), ("integer", "chain int8")]
 
 
 def new_model(name: str) -> Any:
@@ -52,13 +59,37 @@ def new_model(name: str) -> Any:
     return model
 
 
+def model_of(kind: str, scale: str, folder: Path) -> Any:
+    """Make the ANN ("relu") or the spiking network ("ibra") of a scale."""
+    if scale != "v8":
+        return new_model(f"{kind}-spikeyolo-{scale}.yaml")
+    import ultralytics
+    from ultralytics.utils import YAML
+
+    from spikeyolo.conversion.spiking_copy import SpikingCopy
+
+    d = YAML.load(str(Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"))
+    file = folder / f"{kind}.yaml"
+    YAML.save(str(file), d | {"scales": {"p": [0.33, 0.125, 1024]}, "activation": "nn.ReLU()"})
+    model = new_model(str(file))
+    if kind == "ibra":
+        model.model = SpikingCopy(model.model).network
+    return model
+
+
 def export(graph: str, scale: str, imgsz: int, folder: Path, dynamic: bool) -> dict[str, Any]:
     """Export a graph of a network with random weights; return its file, size and the seconds it took."""
-    neuron, arguments = GRAPHS[graph]
-    model = new_model(f"{neuron}-spikeyolo-{scale}.yaml")
-    os.chdir(folder)
-    start = time.perf_counter()
-    file = Path(model.export(format="onnx", imgsz=imgsz, dynamic=dynamic, **arguments)).resolve()
+    import int8_twin  # which takes random weights from here
+
+    kind, arguments = GRAPHS[graph]
+    model = model_of(kind, scale, folder)
+    start, file = time.perf_counter(), folder / "graph.onnx"
+    arguments = dict(arguments)
+    int8, chain = arguments.pop("int8", False), arguments.pop("chain", False)
+    int8_twin.export_float(model, file, imgsz=imgsz, chain=chain, dynamic=dynamic, **arguments)
+    if int8:
+        images = int8_twin.calibration_images("", int8_twin.FEW, imgsz)
+        int8_twin.quantise(file, images, file)
     return {
         "file": str(file),
         "export_s": time.perf_counter() - start,
@@ -67,10 +98,10 @@ def export(graph: str, scale: str, imgsz: int, folder: Path, dynamic: bool) -> d
     }
 
 
-def session(file: str) -> Any:
-    """Open a graph with all cores and every optimisation."""
+def session(file: str, threads: int = harness.CORES) -> Any:
+    """Open a graph with every optimisation."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = harness.CORES
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
@@ -109,58 +140,63 @@ def export_apart(graph: str, scale: str, imgsz: int, folder: Path, *, dynamic: b
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(scale: str, imgsz: int, rounds: int) -> dict[str, Any]:
-    """Export and run the graphs of a scale."""
+def measure(scale: str, imgsz: int, threads: list[int], rounds: int) -> list[dict[str, Any]]:
+    """Export and run the graphs of a scale; return a row for each number of threads."""
+    import int8_twin
+
+    graphs = [graph for graph in GRAPHS if scale != "v8" or "chain" not in graph]
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         found = {}
-        for graph in GRAPHS:
+        for graph in graphs:
             folder = Path(name) / graph
             folder.mkdir()
             found[graph] = export_apart(graph, scale, imgsz, folder)
             found[graph]["peak_mb"] = peak_memory(found[graph]["file"], imgsz)
-        sessions = {graph: session(f["file"]) for graph, f in found.items()}
-        runs = {
-            graph: partial(harness.steady, partial(opened.run, None, image(imgsz)))
-            for graph, opened in sessions.items()
-        }
-        times = harness.interleave(runs, rounds)
-    for graph in GRAPHS:
-        found[graph]["ms"] = 1000 * statistics.median(times[graph])
-        del found[graph]["file"]
-    row: dict[str, Any] = {"scale": scale, "imgsz": imgsz, "graphs": found}
-    for one, other in (("integer", "relu"), ("spike", "integer"), ("aligned", "spike")):
-        row[f"{one}/{other}"] = {
-            "time": harness.ratio(times[one], times[other]),
-            "memory": found[one]["peak_mb"] / found[other]["peak_mb"],
-            "file": found[one]["megabytes"] / found[other]["megabytes"],
-        }
-    return row
+        for count in threads:
+            sessions = {graph: session(f["file"], count) for graph, f in found.items()}
+            runs = {
+                graph: partial(int8_twin.paused, partial(opened.run, None, image(imgsz)))
+                for graph, opened in sessions.items()
+            }
+            times = harness.interleave(runs, rounds)
+            about = {graph: f | {"ms": 1000 * statistics.median(times[graph])} for graph, f in found.items()}
+            row: dict[str, Any] = {"scale": scale, "imgsz": imgsz, "threads": count, "graphs": about}
+            for one, other in RATIOS:
+                if one in graphs and other in graphs:
+                    row[f"{one} / {other}"] = {
+                        "time": harness.ratio(times[one], times[other]),
+                        "memory": found[one]["peak_mb"] / found[other]["peak_mb"],
+                        "file": found[one]["megabytes"] / found[other]["megabytes"],
+                    }
+            rows.append(row)
+    return rows
 
 
 def main() -> None:
     """Run the benchmark."""
-    options = harness.options(scales="p,n", imgsz="320,640", rounds="7", out="onnx_graphs.json")
-    rows = []
-    print(
-        "| scale | image | relu, ms | integer, ms | spike, ms | PoT-LIF spike, ms | integer / relu | spike / integer | "
-        "PoT-LIF / IBRA-LIF | memory, MB | spike / integer | file, MB | spike / integer | export, s | export, MB |\n"
-        + "|---" * 15
-        + "|"
-    )
+    options = harness.options(scales="p,n,v8", imgsz="320,640", threads="1,2", rounds="7", out="onnx_graphs.json")
+    rows, threads = [], [int(count) for count in options["threads"].split(",")]
+    pairs = [f"{one} / {other}" for one, other in RATIOS]
+    head = [
+        "scale",
+        "image",
+        "threads",
+        "relu, ms",
+        *pairs,
+        "memory: integer; spike / relu",
+        "file: integer; spike / relu",
+    ]
+    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|", flush=True)
     for scale in options["scales"].split(","):
         for imgsz in options["imgsz"].split(","):
-            row = measure(scale, int(imgsz), int(options["rounds"]))
-            rows.append(row)
-            g, dear = row["graphs"], row["spike/integer"]
-            pairs = ("integer/relu", "spike/integer", "aligned/spike")
-            ratios = " | ".join(harness.show_ratio(row[pair]["time"]) for pair in pairs)
-            print(
-                f"| {scale} | {imgsz} | {g['relu']['ms']:.0f} | {g['integer']['ms']:.0f} | {g['spike']['ms']:.0f} "
-                f"| {g['aligned']['ms']:.0f} | {ratios} | {g['spike']['peak_mb']:.0f} | {dear['memory']:.2f} "
-                f"| {g['spike']['megabytes']:.1f} | {dear['file']:.3f} | {g['spike']['export_s']:.0f} "
-                f"| {g['spike']['export_peak_mb']:.0f} |",
-                flush=True,
-            )
+            for row in measure(scale, int(imgsz), threads, int(options["rounds"])):
+                rows.append(row)
+                cells = [scale, imgsz, str(row["threads"]), f"{row['graphs']['relu']['ms']:.0f}"]
+                cells += [harness.show_ratio(row[pair]["time"]) if pair in row else "" for pair in pairs]
+                for what in ("memory", "file"):
+                    cells.append("; ".join(f"{row[f'{graph} / relu'][what]:.2f}" for graph in ("integer", "spike")))
+                print(f"| {' | '.join(cells)} |", flush=True)
     harness.write(options["out"], rows, options, "ultralytics", "onnx", "onnxruntime")
 
 

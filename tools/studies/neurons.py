@@ -54,6 +54,8 @@ COLOURS = {
     "potlif": "#2a6fbb",
 }
 
+MOST = 16  # planes that a network may have: it is measured with its own
+
 
 def title(network: str) -> str:
     """Return what a network is called in the field."""
@@ -105,7 +107,7 @@ def result(network: str, seed: int, options: dict[str, str]) -> Row | None:
         if "warmup0" in network:
             arguments["warmup_epochs"] = 0
         last = trained(model, folder / "train", **arguments)
-        measured.write_text(json.dumps(measure(last, validation_at(options["val"])), indent=1) + "\n")
+        measured.write_text(json.dumps(measure(last, validation_at(options["val"]), planes=MOST), indent=1) + "\n")
     return {"network": network, "seed": seed, **json.loads(measured.read_text())}
 
 
@@ -182,8 +184,9 @@ def dropped(file: str, size: str) -> list[Row]:
                 neuron.keep_planes(planes)
             part = Path(folder) / f"{planes}.pt"
             save_checkpoint(network, part, train_args={}, about={})
-            row = {"file": Path(file).name, "planes": planes, **measure(part, validation_at(size))}
-            graph = YOLO(part).export(format="onnx", imgsz=int(size))
+            kept = {"planes": planes} if planes else {}
+            row = {"file": Path(file).name, "planes": planes, **measure(part, validation_at(size), **kept)}
+            graph = YOLO(part).export(format="onnx", imgsz=int(size), **kept)
             rows.append(row | {"ms": 1000 * harness.steady(partial(session(graph).run, None, image(int(size))))})
     return rows
 
