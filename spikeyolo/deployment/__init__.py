@@ -7,6 +7,7 @@ of this folder.
 from spikeyolo.deployment.form import DeployForm, emitted_codes, form_of, has_neurons
 from spikeyolo.deployment.layers import (
     BYTE,
+    DOMAIN,
     PAIR,
     SUM_BITS,
     WEIGHT_BITS,
@@ -21,7 +22,7 @@ from spikeyolo.deployment.layers import (
 )
 from spikeyolo.deployment.transform import GRAPHS, PLANES, check_weight_bits, deploy
 
-__all__ = ["BYTE", "GRAPHS", "PAIR", "PLANES", "SUM_BITS", "WEIGHT_BITS", "check_weight_bits"]
+__all__ = ["BYTE", "DOMAIN", "GRAPHS", "PAIR", "PLANES", "SUM_BITS", "WEIGHT_BITS", "check_weight_bits"]
 __all__ += ["CodeDetect", "CodeNeuron", "CodeStockDetect", "DeployForm", "Expectation", "IntegerConv"]
 __all__ += ["PixelConv", "StepActivation", "Widen", "deploy", "emitted_codes", "form_of", "has_neurons"]
 

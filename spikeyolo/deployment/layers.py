@@ -17,7 +17,7 @@ PAIR = 2**15 - 1  # what two products may add up to: processors without VNNI sat
 BYTE = 255  # codes above it do not go through eight-bit operators
 
 
-DOMAIN = "spikeyolo"
+DOMAIN = "spikeyolo"  # of nodes that name a layer in a skeleton; none of them is left in a file
 
 
 class Opaque(torch.autograd.Function):

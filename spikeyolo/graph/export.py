@@ -121,8 +121,8 @@ def _log(model: onnx.ModelProto, form: DeployForm, notes: Notes, file: Path) -> 
     total = sum(conv.weight.numel() for conv in form.convs.values())
     LOGGER.info(
         f"{prefix} weights of {form.weight_bits} bits ({clipped:,} of {total:,} clipped), codes of up to "
-        f"{max(form.planes.values())} planes; every sum is below 2^24 for any image (the largest reaches {sums:,.0f}), so "
-        "every runtime emits the same codes. Check: spikeyolo verify model=..."
+        f"{max(form.planes.values())} planes; every sum is below 2^24 for any image (largest: {sums:,.0f}), so every "
+        "runtime emits the same codes. Check: spikeyolo verify model=..."
     )
     if wide := [name for name, layer in notes.layers.items() if layer["kind"] == WIDE]:
         LOGGER.info(

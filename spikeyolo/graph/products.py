@@ -152,7 +152,7 @@ class Products:
     def _weight(self, conv: IntegerConv, planes: int) -> str:
         """Return the weights of a convolution, (O, I, kh, kw) int8; one for all planes, which a runtime folds."""
         b, name = self.builder, conv.name
-        weight = b.constant(numbers_of(conv)[0], f"{name}.weight")
+        weight = b.constant(integers_of(conv)[0], f"{name}.weight")
         if planes == 1:
             return weight
         o, i, kh, kw = conv.weight.shape
@@ -167,7 +167,7 @@ class Products:
         b, conv = self.builder, product.conv
         name, direct = conv.name, product.kind == DIRECT
         operand = b.first(self._operand(codes, conv, planes).name)
-        _, bias, step = numbers_of(conv)
+        _, bias, step = integers_of(conv)
         output_step = 2.0 ** conv.output_exponent.double().numpy(force=True)
         scales = step * product.scale if direct else step / output_step
         one, zero = b.scalar(1, np.float32), b.scalar(0, np.uint8)
@@ -191,7 +191,7 @@ class Products:
         """Write a convolution of all the sum: windows, gathered, times a matrix."""
         b, conv = self.builder, product.conv
         name = conv.name
-        weight, bias, step = numbers_of(conv)
+        weight, bias, step = integers_of(conv)
         assert size is not None
         (kh, kw), (sh, sw), (ph, pw), (dh, dw) = conv.kernel_size, conv.stride, side(conv.padding), conv.dilation
         if isinstance(conv, PixelConv) and sh == sw > 1 and (dh, dw) == (1, 1):
@@ -268,7 +268,7 @@ class Products:
         operand = self._operand(codes, conv, planes)
         numbers = operand.name if conv.largest > BYTE else b.add("Cast", [operand.name], f"{name}/operands", to=1)
         weight = self._weight(conv, planes)
-        _, bias, step = numbers_of(conv)
+        _, bias, step = integers_of(conv)
         steps = b.constant(step, f"{name}.step", np.float32)
         zeros = b.constant(np.zeros(conv.out_channels), f"zeros/{conv.out_channels}", np.int8)
         biases = b.constant(bias, f"{name}.bias")
@@ -290,7 +290,7 @@ class Products:
         )
 
 
-def numbers_of(conv: IntegerConv) -> tuple[Array, Array, Array]:
+def integers_of(conv: IntegerConv) -> tuple[Array, Array, Array]:
     """Return weights (O, I / groups, kh, kw) int8, biases (O,) int32, and steps of the sums (O,) float64."""
     assert conv.bias is not None
     weight, bias = conv.weight.numpy(force=True).astype(np.int8), conv.bias.numpy(force=True).astype(np.int32)

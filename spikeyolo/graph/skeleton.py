@@ -11,9 +11,8 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from spikeyolo.deployment import CodeNeuron, DeployForm
+from spikeyolo.deployment import DOMAIN, CodeNeuron, DeployForm
 
-DOMAIN = "spikeyolo"  # of nodes that name a layer; none of them is left in a file
 MOVERS = ("Concat", "Resize", "MaxPool", "Relu")
 
 
@@ -63,7 +62,7 @@ class Skeleton:
         for node in self.nodes:
             _rename(node, renamed)
             if is_layer(node, "Neuron"):
-                key = node.input[0], numbers_of(self.neuron(node))
+                key = node.input[0], identity_of(self.neuron(node))
                 if key in first:
                     renamed[node.output[0]] = first[key]
                     continue
@@ -125,7 +124,7 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def numbers_of(neuron: CodeNeuron) -> tuple[float, ...]:
+def identity_of(neuron: CodeNeuron) -> tuple[float, ...]:
     """Return what two neurons must have in common to be one."""
     return neuron.scale, neuron.D_N, neuron.rest, neuron.T, neuron.decay, neuron.exponent if neuron.T > 1 else 0
 

@@ -6,6 +6,7 @@ import ast
 import logging
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,9 @@ class _Checkpoint(CountedModel):
         if self.spiking:
             neuron |= form_of(self.network).common
         self.facts = {"form": form, "neuron": neuron, "parameters": parameters}
-        self.facts |= {"real_valued": real} if self.spiking else {}
+        if self.spiking:
+            deployed = form_of(self.network)
+            self.facts |= {"real_valued": real, "widths": _widths(deployed.weight_bits, deployed.planes)}
 
     def observe(self, images: Batch, layer: str = "") -> Observation:
         pixels, codes = torch.from_numpy(images).to(self.device), {}
@@ -219,6 +222,7 @@ class _Graph(CountedModel):
             "neuron": {"type": notes.neuron, **{key: getattr(notes, key) for key in ("D", "N", "T", "decay")}},
             "source_sha256": notes.source_sha256,
             "real_valued": notes.real_valued,
+            "widths": _widths(notes.weight_bits, notes.planes),
         }
 
     def _forward(self, images: Batch, names: list[str]) -> dict[str, Tensor]:
@@ -254,6 +258,11 @@ class _Graph(CountedModel):
     def val(self, folder: Path, **arguments: Any) -> dict[str, float]:
         size = max(self.height, self.width)
         return validate(YOLO(self.file, task="detect"), folder, imgsz=size, batch=self.batch, **arguments)
+
+
+def _widths(weight_bits: int, planes: Mapping[str, int]) -> dict[str, int]:
+    """Return how many bits the numbers of a deploy form have."""
+    return {"weights": weight_bits, "codes": max(planes.values()), "sums": 32}
 
 
 def _exported(checkpoint: _Checkpoint, planes: int | None) -> _Graph:

@@ -141,6 +141,7 @@ def _facts(model: dict[str, Any]) -> Section:
         or "none",
         "parameters": f"{model['parameters']:,}" if "parameters" in model else "",
         "weights in this form": f"{totals['weights']:,}",
+        "widths": ", ".join(f"{what} {bits} bits" for what, bits in model.get("widths", {}).items()),
         "image size": " x ".join(map(str, model["imgsz"])),
         "images counted": f"{images['counted']:,}{'' if model['complete'] else ' (PARTIAL: interrupted)'}",
         "images": f"{images['source']}{skipped}",
@@ -218,7 +219,7 @@ def _layers(model: dict[str, Any], preset: str) -> Section:
             energy,
         ]
         rows.append(tuple(row))
-    text = "Weights and potentials in float32, as they are stored; potentials are those of one image and timestep."
+    text = "Weights as they are (int8, in an ANN float32); potentials in float32, of one image and timestep."
     return Section("Layers", 3, text=(text,), head=head, rows=tuple(rows))
 
 

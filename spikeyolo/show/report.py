@@ -206,11 +206,11 @@ def _numbers(recording: Recording, prices: list[EnergyModel]) -> dict[str, Any]:
         "energy_pj": energy,
         "verdicts": [_verdict(price, energy[price]) for price in energy] if spiking else [],
         "uncounted": sorted(recording.uncounted),
-        "layers": [_layer(layer, prices) for layer in recording.layers.values()],
+        "layers": [_layer(layer, prices, 1 if spiking else 4) for layer in recording.layers.values()],
     }
 
 
-def _layer(layer: LayerSpikes, prices: list[EnergyModel]) -> dict[str, Any]:
+def _layer(layer: LayerSpikes, prices: list[EnergyModel], weight_bytes: int) -> dict[str, Any]:
     """Return a layer's numbers; sums are per image, ``counts`` (codes by fan-out) are those of all images."""
     run = SCHEMES["spikes"][0]
     numbers: dict[str, Any] = {"name": layer.name} | {key: getattr(layer, key) for key in LAYER_NUMBERS}
@@ -218,7 +218,7 @@ def _layer(layer: LayerSpikes, prices: list[EnergyModel]) -> dict[str, Any]:
     return numbers | {
         "plane_rates": layer.plane_rates.tolist(),
         "channels": len(layer.largest),
-        "weight_bytes": 4 * layer.weights,
+        "weight_bytes": weight_bytes * layer.weights,
         "potential_bytes": 4 * layer.codes // layer.frames,
         "energy_pj": {p.name: asdict(run(layer, p) / layer.images) for p in prices},
         "counts": {str(key): row.tolist() for key, row in layer.counts.items()},

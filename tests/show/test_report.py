@@ -147,6 +147,7 @@ def test_report_of_one_model(files, digits, tmp_path, spikeyolo, capsys):
     assert page.count("data:image/png;base64,") == 5
     assert not re.search(r"(?:src|href)=\"(?!data:)|https?://|<script", page)
     text = (folder / "report.md").read_text()
+    assert "weights 8 bits, codes 7 bits, sums 32 bits" in text
     assert all((folder / link).is_file() for link in re.findall(r"!\[.*?\]\((.+?)\)", text))
     assert all(layer["name"] in text and layer["name"] in page for layer in model["layers"])
     assert f"| {model['label']}" not in text  # no comparison of one
