@@ -339,6 +339,8 @@ class StepActivation(nn.Module):
 
     def __init__(self, activation: nn.Module | None, unit: float):
         super().__init__()
+        if isinstance(activation, nn.LeakyReLU):  # ONNX has its slope in float32
+            activation = nn.LeakyReLU(float(np.float32(activation.negative_slope)))
         self.activation, self.unit, self.exponent = activation, unit, -SUM_BITS
 
     def forward(self, u: Tensor) -> Tensor:

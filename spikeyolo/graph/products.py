@@ -86,14 +86,14 @@ class Products:
         height, width = side(conv.border)
         if not (height or width):
             return codes
-        return self._pad(codes, (height, width, height, width), conv.rest)
+        dtype = np.float32 if conv.largest > BYTE else np.uint8  # in which codes come
+        return self._pad(codes, (height, width, height, width), conv.rest, dtype)
 
-    def _pad(self, codes: Map, border: tuple[int, int, int, int], value: int) -> Map:
+    def _pad(self, codes: Map, border: tuple[int, int, int, int], value: int, dtype: Any = np.uint8) -> Map:
         """Return a map with a border: top, left, bottom, right."""
         b = self.builder
         top, left, bottom, right = border
         target = f"{codes.name}/pad{'_'.join(map(str, border))}"
-        dtype = np.uint8 if value <= BYTE else np.float32
         if target not in b.made:
             widths = b.shape(0, top, left, 0, 0, bottom, right, 0)
             b.add("Pad", [codes.name, widths, b.scalar(value, dtype)], target)

@@ -403,3 +403,39 @@ def test_pico_names_all_its_layers(tmp_path, monkeypatch):
     assert len(planes) == 78
     counts = {kind: list(kinds.values()).count(kind) for kind in kinds.values()}
     assert counts == {"direct": 44, "branch": 25, "whole": 10}
+
+
+CONVERTED = {
+    "leaky": ("v8", "nn.LeakyReLU()", 8, {}),  # its slope is float32 in ONNX
+    "rest-9": ("v8", "nn.SiLU()", 9, {"planes": 9}),  # codes of more than a byte, with a border of the rest code
+    "relu-8": ("11", "nn.ReLU()", 8, {"planes": 8}),
+    "attention": ("11", "nn.SiLU()", 8, {}),
+}
+HEAVY = {"relu-8", "attention"}
+
+
+@pytest.mark.parametrize("case", [pytest.param(k, marks=pytest.mark.slow if k in HEAVY else ()) for k in CONVERTED])
+def test_no_code_flips_in_converted_networks(case, photos, tmp_path):
+    from networks import write_stock
+
+    from spikeyolo.conversion.calibration import Ranges, observe
+    from spikeyolo.conversion.spiking_copy import SpikingCopy
+
+    family, activation, bits, arguments = CONVERTED[case]
+    torch.manual_seed(0)
+    model = calibrated(write_stock(tmp_path / "net.yaml", family, activation), photos)
+    twin = SpikingCopy(model.model)
+    potentials = observe(twin.network.model, twin.network, [photos], twin.replaced)
+    twin.set_ranges(Ranges(bits=bits).choose(potentials))
+    model.model = twin.network
+    model.save(tmp_path / "net.pt")
+    expected, codes = emitted_codes(deploy(YOLO(tmp_path / "net.pt"), **arguments), photos[:2])
+    form = deploy(YOLO(tmp_path / "net.pt"), **arguments).deployed
+    for graph, level in itertools.product(("spike", "integer"), (LEVELS[0], LEVELS[-1])):
+        file = export_to(tmp_path / "net.pt", graph, graph=graph, batch=2, **arguments)
+        output, found = codes_and_output(file, photos[:2].numpy(), level, wanted=dict(codes))
+        for name, ours in codes:
+            left, right, top, bottom = form.neurons[name].border
+            inner = ours[..., top : ours.shape[2] - bottom, left : ours.shape[3] - right]
+            assert np.array_equal(found[name], inner.numpy()), (graph, level, name)
+        assert np.allclose(output, expected[0].numpy(), rtol=1e-6, atol=1e-6)
