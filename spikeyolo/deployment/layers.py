@@ -109,7 +109,7 @@ class IntegerConv(nn.Conv2d):
     def limit(self) -> int:
         """Largest magnitude of a weight: what its bits hold, and two products saturate no int16."""
         limit = 2 ** (self.weight_bits - 1) - 1
-        return limit if self.largest > BYTE else min(limit, PAIR // (2 * self.largest))
+        return limit if self.largest > BYTE else min(limit, PAIR // (2 * (2**self.planes - 1)))
 
     def quantise(self, floor: float = -math.inf) -> None:
         """Choose the exponents of all channels by the squared error of their weights, none below ``floor``.

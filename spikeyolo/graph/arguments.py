@@ -32,13 +32,13 @@ def check_arguments(exporter: Any) -> None:
     if not writes_graph(exporter):
         return
     if args.opset is not None and args.opset < OPSET:
-        raise ValueError(f"opset={args.opset} has no BitwiseAnd; use opset={OPSET} or newer")
+        raise ValueError(f"opset={args.opset} lacks operators of these graphs; use opset={OPSET} or newer")
     if getattr(args, "quantize", None) == 8:  # int8=True: as the graph is anyway, without a calibration
         args.quantize = None
     if getattr(args, "quantize", None) not in (None, 32):
         raise ValueError(
-            f"quantize={args.quantize} (half) has no use for a spiking model, whose weights have 8 bits and whose sums "
-            "have 32; leave it away"
+            f"half=True (quantize={args.quantize}) has no use for a spiking model, whose weights have 8 bits and "
+            "whose sums have 32; leave it away"
         )
 
 

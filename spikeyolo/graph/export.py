@@ -17,7 +17,7 @@ from onnx import helper
 from ultralytics.utils import LOGGER, colorstr
 
 from spikeyolo.assets import find_weights
-from spikeyolo.deployment import PLANES, DeployForm, deploy, form_of
+from spikeyolo.deployment import PLANES, DeployForm, StepActivation, deploy, form_of
 from spikeyolo.files import sha256, whole_file
 from spikeyolo.graph.arguments import EXPORT_ARGUMENTS
 from spikeyolo.graph.bounds import check, digest_of
@@ -40,12 +40,17 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
 
     Raises:
         OSError: If the file cannot be written.
+        ValueError: For an activation that runtimes lack.
     """
     trained, source = exporter.model, exporter.file
     asked = {key: getattr(exporter.args, key, default) for key, default in EXPORT_ARGUMENTS.items()}
     graph, planes = asked["graph"], asked["planes"]
     exporter.model = deploy(trained, planes=planes, weight_bits=asked["weight_bits"])
     form = form_of(exporter.model)
+    if any(isinstance(m, StepActivation) and isinstance(m.activation, torch.nn.GELU) for m in exporter.model.modules()):
+        raise ValueError(
+            "GELU of potentials has no float64 operator in ONNX Runtime; train with SiLU or ReLU, then export"
+        )
     target = source.with_suffix(".onnx")
     with whole_file(target, "copy the checkpoint to a folder that you can write") as part:
         exporter.file = part

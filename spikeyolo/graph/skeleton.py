@@ -137,7 +137,7 @@ def commute(node: onnx.NodeProto, neuron: CodeNeuron) -> bool:
     if node.op_type == "Resize":
         return attributes.get("mode", b"nearest") == b"nearest"
     if node.op_type == "Relu":
-        return neuron.rest == 0
+        return neuron.rest == 0 and neuron.T == 1  # what is below 0 leaks into later timesteps
     return neuron.T == 1 and len(node.output) == 1  # the largest of leaky potentials is not that of their codes
 
 

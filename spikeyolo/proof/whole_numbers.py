@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import helper
 
-from spikeyolo.deployment import DeployForm
+from spikeyolo.deployment import BYTE, DeployForm
 from spikeyolo.graph.bounds import PARTS, digest_of, numbers_of, problems
 from spikeyolo.graph.notes import Notes
 from spikeyolo.graph.onnx_files import constants
@@ -75,10 +78,53 @@ class WholeNumbers:
             weight = nodes[0].input[3 if nodes[0].op_type == "QLinearConv" else 1]
             if self._source(weight, WEIGHING)[0] != f"{name}.weight":
                 wrong.append(f"{name}: its weights are not its own")
+            wrong += [f"{name}: {what}" for what in self._wiring(nodes[0], name, planes)]
         real = ", ".join(self.notes.real_valued) or "none"
         takes = "planes, 0 or 2^b" if spikes else "codes, whose planes the spike graph takes"
         text = f"{len(self.notes.planes)} of {len(products)} layers take {takes}; excepted: {real}"
         return Check("operands", text, wrong)
+
+    def _wiring(self, node: onnx.NodeProto, name: str, planes: int) -> Iterator[str]:
+        """Yield what of a product is not as exported: geometry, zero points, scales, bias, ceiling of its codes."""
+        noted, attributes = self.notes.layers[name], {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        D, N, rest = self.notes.ranges.get(name, [BYTE, 1, 0])
+        if node.op_type == "Gemm":
+            if attributes.get("alpha", 1) != 1 or attributes.get("beta", 1) != 1:
+                yield "its product is scaled"
+        else:
+            inputs, outputs = noted["channels"]
+            depthwise = 1 < noted["groups"] == inputs == outputs and noted["dilation"] == [1, 1]
+            across = planes if depthwise else 1  # planes are beside the columns
+            (sh, sw), (ph, pw) = noted["stride"], [0, 0] if rest else noted["padding"]
+            wanted = {"strides": [sh, sw * across], "pads": [ph, pw * across] * 2, "dilations": noted["dilation"]}
+            wanted["group"] = noted["groups"]
+            yield from (
+                f"its {key} are not those that were exported" for key in wanted if attributes.get(key) != wanted[key]
+            )
+        if node.op_type == "QLinearConv":
+            zero_point = 128 if noted["kind"] == "branch" else noted["rest"]
+            wanted_inputs = {1: 1, 2: 0, 5: 0, 6: 1, 7: zero_point}
+            if any(not np.all(self.constants.get(node.input[i], np.nan) == v) for i, v in wanted_inputs.items()):
+                yield "its zero points or scales are not those that were exported"
+            if (node.input[4], node.input[8]) != (f"{name}.scale", f"{name}.bias"):
+                yield "its scale or bias is not its own"
+        elif self._source(node.input[2], WEIGHING)[0] != f"{name}.bias":
+            yield "its bias is not its own"
+        if name in self.notes.planes:
+            largest = 2 ** self.notes.planes[name] - 1
+            if self.notes.planes[name] != round(D * N).bit_length() or self._ceiling(noted["codes"]) > largest:
+                yield f"its codes can be above {largest}"
+
+    def _ceiling(self, codes: str) -> float:
+        """Return the largest value that codes can have."""
+        node = self.producer.get(codes)
+        if node is not None and node.op_type in MOVING | {"MaxPool", "Resize"}:
+            return self._ceiling(node.input[0])
+        if node is not None and node.op_type == "Concat":
+            return max(self._ceiling(name) for name in node.input)
+        if node is not None and node.op_type == "Clip" and node.input[2] in self.constants:
+            return float(self.constants[node.input[2]].item())
+        return BYTE if node is not None and node.op_type in {"QLinearConv", "QuantizeLinear"} else np.inf
 
     def _source(self, name: str, passing: set[str]) -> tuple[str, onnx.NodeProto | None]:
         """Follow a tensor back through nodes that move its numbers; return where it comes from, and what makes that."""

@@ -129,6 +129,8 @@ def test_weights_have_the_width_that_is_asked_for(bits, photos, tmp_path):
     assert largest == 2 ** (bits - 1) - 1
     assert form.clipped > 0
     assert deploy(model, planes=8).deployed.convs["model.3.conv"].limit == 64
+    some = calibrated(write_small(tmp_path / "some.yaml", {"type": "ibra-lif", "D": 2, "N": 100}), photos)
+    assert deploy(some, planes=8).deployed.convs["model.3.conv"].limit == 64  # its 8 planes can hold 255, not only 200
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 8), st.booleans())

@@ -312,8 +312,8 @@ def test_the_benchmark_runs(trained, digits, tmp_path, monkeypatch):
     [
         ({"graph": "planes"}, "graph=planes does not exist; use graph=spike or graph=integer"),
         ({"graph": "spike", "format": "torchscript"}, "graph=spike needs format=onnx, got format=torchscript"),
-        ({"half": True}, r"quantize=16 \(half\) has no use for a spiking model, whose weights have 8 bits"),
-        ({"opset": 17}, "opset=17 has no BitwiseAnd; use opset=18 or newer"),
+        ({"half": True}, r"half=True \(quantize=16\) has no use for a spiking model, whose weights have 8 bits"),
+        ({"opset": 17}, "opset=17 lacks operators of these graphs; use opset=18 or newer"),
         ({"weight_bits": 1}, "weight_bits must be a whole number from 2 to 8, got weight_bits=1"),
         ({"weight_bits": "six"}, "got weight_bits='six'"),
         ({"weight_bits": 6, "format": "torchscript"}, "weight_bits=6 needs format=onnx"),
@@ -439,3 +439,16 @@ def test_no_code_flips_in_converted_networks(case, photos, tmp_path):
             inner = ours[..., top : ours.shape[2] - bottom, left : ours.shape[3] - right]
             assert np.array_equal(found[name], inner.numpy()), (graph, level, name)
         assert np.allclose(output, expected[0].numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_an_activation_that_runtimes_lack_is_named(photos, tmp_path):
+    from networks import write_stock
+
+    from spikeyolo.conversion.spiking_copy import SpikingCopy
+
+    model = YOLO(write_stock(tmp_path / "net.yaml", "v8", "nn.GELU()"))
+    model.model = SpikingCopy(model.model).network
+    model.save(tmp_path / "net.pt")
+    with pytest.raises(ValueError, match="GELU of potentials has no float64 operator in ONNX Runtime"):
+        YOLO(tmp_path / "net.pt").export(format="onnx", imgsz=64)
+    assert not list(tmp_path.glob("*.onnx"))

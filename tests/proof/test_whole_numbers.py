@@ -181,6 +181,43 @@ def a_plane_of_other_codes(model):
     return "operands", "its operand is not the 7 planes of its codes"
 
 
+def clip_removed(model):
+    clip = next(n for n in model.graph.node if n.output[0] == "model.2.conv1.conv/clipped")
+    clip.op_type = "Identity"
+    del clip.input[1:]
+    return "operands", "model.2.conv2.conv: its codes can be above 127"
+
+
+def planes_noted_wrong(model):
+    noted = next(p for p in model.metadata_props if p.key == "planes")
+    noted.value = json.dumps(dict.fromkeys(json.loads(noted.value), 1))
+    return "operands", f"{LAYER}: its codes can be above 1"
+
+
+def padding_altered(model):
+    for attribute in node(model, LAYER).attribute:
+        if attribute.name == "pads":
+            attribute.ints[:] = [0, 0, 2, 2]
+    return "operands", f"{LAYER}: its pads are not those that were exported"
+
+
+def zero_point_altered(model):
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(3), "three"))
+    node(model, LAYER).input[2] = "three"
+    return "operands", f"{LAYER}: its zero points or scales are not"
+
+
+def bias_of_another_layer(model):
+    node(model, "model.2.separable.project.conv").input[8] = "model.2.conv2.conv.bias"
+    return "operands", "model.2.separable.project.conv: its scale or bias is not its own"
+
+
+def scaled_gemm(model):
+    gemm = next(n for n in model.graph.node if n.op_type == "Gemm")
+    gemm.attribute.append(helper.make_attribute("alpha", 2.0))
+    return "operands", f"{gemm.name}: its product is scaled"
+
+
 def another_convolution(model):
     model.graph.initializer.append(numpy_helper.from_array(np.ones((8, 3, 1, 1), np.float32), "extra.weight"))
     model.graph.node.insert(0, helper.make_node("Conv", ["images", "extra.weight"], ["extra"], "extra"))
@@ -206,6 +243,12 @@ BREAKS = [
     codes_in_the_place_of_planes,
     two_bits_in_one_plane,
     planes_in_another_order,
+    clip_removed,
+    planes_noted_wrong,
+    padding_altered,
+    zero_point_altered,
+    bias_of_another_layer,
+    scaled_gemm,
     a_plane_of_other_codes,
     another_convolution,
     custom_operator,
