@@ -163,3 +163,14 @@ def node_modules():
             pytest.fail(missing)
         pytest.skip(missing)
     return NODE_MODULES
+
+
+THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Give each test the same number of threads, whatever another one has switched on: sums of floats depend on it."""
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(THREADS)

@@ -186,7 +186,7 @@ def test_what_has_no_spiking_form_is_refused(tmp_path, photos):
         DetectionModel(str(write_stock(tmp_path / "T.yaml", neuron={"type": "lif", "D": 1, "N": 1, "T": 2})))
     with pytest.raises(ValueError, match="take a spiking neuron"):
         DetectionModel(str(write_stock(tmp_path / "R.yaml", neuron={"type": "relu"})))
-    spiking = converted(ann, photos)
+    spiking = converted(ann, photos, power_of_two=False)  # which gives each neuron another range
     ranges = spiking.yaml["neuron"]["ranges"]
     with pytest.raises(ValueError, match="is no neuron of this network"):
         DetectionModel({**spiking.yaml, "neuron": {"type": "ibra-lif", "ranges": {**ranges, "9.x": [1, 1, 0]}}})
