@@ -5,16 +5,14 @@ of this folder.
 """
 
 from spikeyolo.deployment.form import DeployForm, emitted_codes, form_of, has_neurons
+from spikeyolo.deployment.heads import CodeDetect, CodeStockDetect, Expectation
 from spikeyolo.deployment.layers import (
     BYTE,
     DOMAIN,
     PAIR,
     SUM_BITS,
     WEIGHT_BITS,
-    CodeDetect,
     CodeNeuron,
-    CodeStockDetect,
-    Expectation,
     IntegerConv,
     PixelConv,
     StepActivation,

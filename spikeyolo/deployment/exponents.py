@@ -36,7 +36,7 @@ def choose_exponents(model: nn.Module) -> None:
     while True:
         potentials = _potentials(model)
         coarser = False
-        for names, bound, _ in potentials.read:
+        for names, bound in potentials.read:
             floor = math.ceil(math.log2(bound)) - SUM_BITS if bound else -math.inf
             for conv in (form.convs[name] for name in names):
                 if conv.output_exponent.min() < floor:
@@ -57,12 +57,11 @@ class _Potentials(NamedTuple):
     """What a run on bounds finds.
 
     Args:
-        read: For every potential that is read: which convolutions add up in it, its worst-case magnitude, and what
-            reads it.
+        read: For every potential that is read: which convolutions add up in it, and its worst-case magnitude.
         arriving: Which convolutions arrive at a neuron or an activation.
     """
 
-    read: list[tuple[set[str], float, nn.Module]]
+    read: list[tuple[set[str], float]]
     arriving: dict[CodeNeuron | StepActivation, set[str]]
 
 
@@ -92,7 +91,7 @@ def _potentials(model: Any) -> _Potentials:
     def read(neuron: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         (potential,) = inputs
         names = potentials.arriving[neuron] = arriving(potential)
-        potentials.read.append((names, float(potential.detach().max()) * neuron.gain, neuron))
+        potentials.read.append((names, float(potential.detach().max()) * neuron.gain))
         return potential.new_zeros(len(potential), *neuron.output_shape(*potential.shape[1:]))
 
     def pass_on(activation: StepActivation, inputs: tuple[Tensor], output: Tensor) -> Tensor:

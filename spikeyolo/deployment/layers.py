@@ -6,17 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.modules.head import Detect
 
-from spikeyolo.blocks import RAW_MAPS, SpikeDetect
 from spikeyolo.neurons import IBRALIF
 
 WEIGHT_BITS = 8
 SUM_BITS = 24  # of a sum's worst case: float32 holds whole numbers up to 2^24, so a runtime may sum in int32 or float32
 PAIR = 2**15 - 1  # what two products may add up to: processors without VNNI saturate there
 BYTE = 255  # codes above it do not go through eight-bit operators
-
-
 DOMAIN = "spikeyolo"  # of nodes that name a layer in a skeleton; none of them is left in a file
 
 
@@ -361,49 +357,3 @@ class Widen(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """Return the same numbers in float64."""
         return u.double()
-
-
-class _CodeHead(Detect):
-    """A head in deploy form: its last convolutions give potentials v, which are decoded in float64.
-
-    Exponentials differ between runtimes in their last bits; of float64 these are gone when boxes and scores are rounded
-    to float32.
-    """
-
-    def forward_head(
-        self, x: list[Tensor], box_head: nn.Module | None = None, cls_head: nn.Module | None = None
-    ) -> dict[str, Tensor]:
-        """Return raw boxes and scores, in float64."""
-        preds = super().forward_head(x, box_head, cls_head)
-        # in the head's own order, so that an exported graph is the same in every process
-        return {key: value.double() if key in RAW_MAPS else value for key, value in preds.items()}
-
-    def _inference(self, x: dict[str, Tensor]) -> Tensor:
-        return super()._inference(x).float()
-
-
-class CodeDetect(_CodeHead, SpikeDetect):
-    """`SpikeDetect` in deploy form."""
-
-
-class CodeStockDetect(_CodeHead):
-    """Ultralytics' `Detect` with neurons, in deploy form."""
-
-
-HEADS: dict[type[Detect], type[_CodeHead]] = {SpikeDetect: CodeDetect, Detect: CodeStockDetect}
-
-
-class Expectation(nn.Module):
-    """Box distances as the expectation of their bins (`DFL`), in any precision: (B, 4 * bins, A) to (B, 4, A)."""
-
-    values: Tensor
-
-    def __init__(self, bins: int):
-        super().__init__()
-        self.bins = bins
-        self.register_buffer("values", torch.arange(bins, dtype=torch.float64).view(1, 1, bins, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the distances."""
-        batch, _, anchors = x.shape
-        return (x.view(batch, 4, self.bins, anchors).softmax(2) * self.values).sum(2)

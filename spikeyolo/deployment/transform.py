@@ -26,12 +26,11 @@ from ultralytics.utils import LOGGER
 from spikeyolo.blocks import SpikeConv, SpikeEncoder
 from spikeyolo.deployment.exponents import choose_exponents, round_branches
 from spikeyolo.deployment.form import DeployForm, form_of, has_neurons
+from spikeyolo.deployment.heads import HEADS, Expectation
 from spikeyolo.deployment.layers import (
-    HEADS,
     SUM_BITS,
     WEIGHT_BITS,
     CodeNeuron,
-    Expectation,
     IntegerConv,
     PixelConv,
     StepActivation,

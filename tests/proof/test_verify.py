@@ -1,7 +1,6 @@
 """The verifier on graphs of earlier versions and of other programs: every broken one is caught where it is broken."""
 
 import shutil
-import sys
 
 import numpy as np
 import onnx
@@ -10,7 +9,6 @@ from networks import write_images
 from onnx import TensorProto, helper, numpy_helper
 from ultralytics import YOLO
 
-from spikeyolo import cli
 from spikeyolo.proof.spike_graph import SpikeGraph
 
 LAYER = "model.2.conv1.conv"
@@ -23,19 +21,6 @@ def folder(photos, earlier_graph, tmp_path_factory):
     shutil.copy(earlier_graph, folder / "spike.onnx")
     write_images(folder / "images", photos[:2])
     return folder
-
-
-@pytest.fixture
-def spikeyolo(monkeypatch, capsys):
-    """Run ``spikeyolo verify``; return exit code, output, errors."""
-
-    def run(**arguments):
-        monkeypatch.setattr(sys, "argv", ["spikeyolo", "verify", *(f"{k}={v}" for k, v in arguments.items())])
-        code = cli.main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def node(model, name):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import onnx
@@ -12,7 +11,6 @@ from networks import IBRA, calibrated, write_images, write_small
 from onnx import helper, numpy_helper
 from ultralytics import YOLO
 
-from spikeyolo import cli
 from spikeyolo.graph.bounds import digest_of
 from spikeyolo.graph.notes import Notes
 from spikeyolo.proof.verify import verify
@@ -32,19 +30,6 @@ def folder(photos, tmp_path_factory):
         shutil.move(file, folder / f"{graph}.onnx")
     write_images(folder / "images", photos[:2])
     return folder
-
-
-@pytest.fixture
-def spikeyolo(monkeypatch, capsys):
-    """Run ``spikeyolo verify``; return exit code, output, errors."""
-
-    def run(**arguments):
-        monkeypatch.setattr(sys, "argv", ["spikeyolo", "verify", *(f"{k}={v}" for k, v in arguments.items())])
-        code = cli.main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def checks(model, folder, **arguments):
