@@ -7,12 +7,11 @@ This is a door: checkpoints name its classes by this address, so that they can m
 """
 
 from spikeyolo.blocks.conv import NeuronConv, NormedConv, SpikeConv, SpikeDown, SpikeEncoder
-from spikeyolo.blocks.detect import RAW_MAPS, SpikeDetect
+from spikeyolo.blocks.detect import SpikeDetect
 from spikeyolo.blocks.rep import BorderNorm, RepChain, SepChain, SpikeRepConv, SpikeSepConv, factored
 from spikeyolo.blocks.residual import SpikeBlock, SpikeRepBlock, SpikeSeparable, SpikeSPPF
 
 __all__ = [
-    "RAW_MAPS",
     "BorderNorm",
     "NeuronConv",
     "NormedConv",

@@ -223,8 +223,8 @@ class PixelConv(IntegerConv):
     """The stem: an `IntegerConv` of pixels p / 255, which it makes whole numbers p again."""
 
     def operand(self, input: Tensor) -> Tensor:
-        """Recover the whole numbers."""
-        return input.mul(255).clamp(0, 255).round()
+        """Recover the whole numbers, as QuantizeLinear does with a step of 1/255."""
+        return input.div(1 / 255).round().clamp(0, 255)
 
 
 def power(exponent: Tensor) -> Tensor:

@@ -23,10 +23,10 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils import LOGGER
 
-from spikeyolo.blocks import SpikeConv, SpikeEncoder
+from spikeyolo.blocks import SpikeConv, SpikeDetect, SpikeEncoder
 from spikeyolo.deployment.exponents import choose_exponents, round_branches
 from spikeyolo.deployment.form import DeployForm, form_of, has_neurons
-from spikeyolo.deployment.heads import HEADS, Expectation
+from spikeyolo.deployment.heads import Expectation
 from spikeyolo.deployment.layers import (
     SUM_BITS,
     WEIGHT_BITS,
@@ -194,9 +194,8 @@ def _replace(model: nn.Module, weight_bits: int) -> DeployForm:
             _widen(module, unit)
     heads: list[Any] = [m for m in model.modules() if isinstance(m, Detect)]
     for head in heads:
-        if type(head) not in HEADS:
+        if type(head) not in (SpikeDetect, Detect):
             raise ValueError(f"a {type(head).__name__} has no deploy form; heads are SpikeDetect and Detect")
-        head.__class__ = HEADS[type(head)]  # the same parts, decoded otherwise
         if head.reg_max > 1:
             head.dfl = Expectation(head.reg_max)
     for name, module in model.named_modules():

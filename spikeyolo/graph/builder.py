@@ -35,7 +35,7 @@ class Builder:
 
     def constant(self, array: Any, name: str, dtype: Any = None) -> str:
         """Add a constant, once; return its name."""
-        self.constants.setdefault(name, np.ascontiguousarray(array, dtype))
+        self.constants.setdefault(name, np.asarray(array, dtype, order="C"))
         return name
 
     def scalar(self, value: float, dtype: Any) -> str:

@@ -53,6 +53,9 @@ class _Lowering:
         self.consumers = skeleton.consumers()
         self.layers: dict[str, tuple[Product, Map]] = {}
         self.known = constants(skeleton.model)
+        typed = {v.name: v.type.tensor_type.elem_type for v in skeleton.model.graph.value_info}
+        double = {name for name, kind in typed.items() if kind == onnx.TensorProto.DOUBLE}
+        self.double = double | {f"{name}/last" for name in double}
 
     def run(self) -> None:
         """Write all nodes, and put them in place of the skeleton's."""
@@ -120,8 +123,7 @@ class _Lowering:
         """Return the whole numbers of pixels p / 255."""
         b = self.builder
         self._as_first(source)
-        scaled = b.add("Mul", [source, b.scalar(255, np.float32)], f"{source}/scaled")
-        inputs = [scaled, b.scalar(1, np.float32), b.scalar(0, np.uint8)]
+        inputs = [source, b.scalar(1 / 255, np.float32), b.scalar(0, np.uint8)]
         pixels = b.add("QuantizeLinear", inputs, f"{source}/pixels")
         return Map(b.last(pixels), 3, self.size)
 
@@ -212,8 +214,8 @@ class _Lowering:
         return True
 
     def _keep(self, node: onnx.NodeProto) -> None:
-        """Write a node as it is; but a sigmoid, which is in float64, as 1 / (1 + exp(-x)): many times faster."""
-        if node.op_type != "Sigmoid":
+        """Write a node as it is; but a sigmoid in float64 as 1 / (1 + exp(-x)): many times faster."""
+        if node.op_type != "Sigmoid" or node.input[0] not in self.double:
             self.builder.nodes.append(node)
             return
         b, target = self.builder, node.output[0]

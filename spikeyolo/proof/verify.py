@@ -23,7 +23,7 @@ from spikeyolo.proof.spike_graph import Check, SpikeGraph
 from spikeyolo.proof.webassembly import run_webassembly
 from spikeyolo.proof.whole_numbers import WholeNumbers
 
-TOLERANCE = 1e-5  # of boxes and scores, relative to their size where it is above 1
+TOLERANCE = 1e-5  # of boxes, relative to the largest coordinate, and of scores
 
 
 def verify(
@@ -194,10 +194,10 @@ def _compare(
 
 
 def _distance(a: Array, b: Array) -> float:
-    """Return the largest difference, relative where numbers are above 1."""
+    """Return the largest difference, relative to the largest number of its row where that is above 1."""
     if a.shape != b.shape:
         return math.inf
-    return float((np.abs(a - b) / np.maximum(1, np.abs(b))).max(initial=0))
+    return float((np.abs(a - b) / np.maximum(1, np.abs(b).max(-1, keepdims=True, initial=0))).max(initial=0))
 
 
 def _run_torch(subject: WholeNumbers | Earlier, model: Any, batch: Array, output: str) -> dict[str, Array]:

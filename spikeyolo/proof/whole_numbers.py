@@ -138,20 +138,33 @@ class WholeNumbers:
         """Return whether an operand is codes, or so many of their planes."""
         if planes > 1:
             _, join = self._source(operand, MOVING)
-            splits = [self._source(name, MOVING)[1] for name in join.input] if join is not None else []
-            if [self._bit(split) for split in splits] != list(range(planes)):
+            if join is None or join.op_type != "Concat" or len(join.input) != planes:
                 return False
-            sources = {split.input[0] for split in splits if split is not None}
-            if join is None or join.op_type != "Concat" or len(sources) > 1:
-                return False
-            operand = sources.pop()
+            left = join.input[0]  # what no higher plane has taken
+            for b, plane in enumerate(join.input[1:], 1):
+                if (before := self._before_spike(left, plane, b)) is None:
+                    return False
+                left = before
+            operand = left
         return self._source(operand, MOVING) == self._source(codes, MOVING)
 
-    def _bit(self, node: onnx.NodeProto | None) -> int | None:
-        """Return which bit of its operand a node gives, as 0 or 2^b; None if it gives anything else."""
-        mask = self.constants.get(node.input[1]) if node is not None and node.op_type == "BitwiseAnd" else None
-        value = int(mask.item()) if mask is not None and mask.size == 1 else 0
-        return value.bit_length() - 1 if value > 0 and value.bit_count() == 1 else None
+    def _before_spike(self, left: str, plane: str, b: int) -> str | None:
+        """Return of what a plane took its spikes of 2^b, so that this was left; None if it is no such plane."""
+        numbers = {"Sub": left, "Mul": plane}
+        after, spike = (self._made_by(op, numbers[op]) for op in numbers)
+        fired = self._made_by("Sub", spike.input[0]) if spike is not None else None
+        reached = self._made_by("Clip", fired.input[0]) if fired is not None else None
+        if after is None or spike is None or fired is None or reached is None or len(reached.input) != 3:
+            return None
+        constants = [spike.input[1], fired.input[1], reached.input[1], reached.input[2]]
+        values = [self.constants[name].tolist() if name in self.constants else None for name in constants]
+        right = values == [2**b, 2**b - 1, 2**b - 1, 2**b]
+        return after.input[0] if right and list(after.input) == [reached.input[0], plane] else None
+
+    def _made_by(self, op: str, name: str) -> onnx.NodeProto | None:
+        """Return the node that makes a tensor, if it is this operator."""
+        node = self.producer.get(name)
+        return node if node is not None and node.op_type == op else None
 
     def same_weights(self, form: DeployForm, checkpoint: Any) -> Check:
         """Compare weights, biases, scales and steps with those of a checkpoint.

@@ -73,14 +73,15 @@ def test_every_sum_is_exact_in_any_order(model, photos, planes):
         assert conv.sums().max() <= 2**24, name
         if conv.largest <= 255:  # two products fit 16 bits
             assert 2 * conv.largest * int(conv.weight.abs().max()) < 2**15, name
-    # float32 in two orders and float64 agree bit for bit
+    # what enters the decoder: float32 in two orders and float64 agree bit for bit
     with torch.no_grad():
-        output = deployed(photos)[0]
+        maps = deployed(photos)[1]
         with torch.backends.mkldnn.flags(enabled=False):  # other kernels
-            alone = torch.cat([deployed(photo[None])[0] for photo in photos])
-        double = copy.deepcopy(deployed).double()(photos.double())[0]
-    assert torch.equal(output, alone)
-    assert torch.equal(output, double.float())
+            alone = [deployed(photo[None])[1] for photo in photos]
+        double = copy.deepcopy(deployed).double()(photos.double())[1]
+    for key in ("boxes", "scores"):
+        assert torch.equal(maps[key], torch.cat([one[key] for one in alone]))
+        assert torch.equal(maps[key].double(), double[key])
 
 
 def test_potentials_are_multiples_of_steps_below_2_to_the_24th(model, photos):

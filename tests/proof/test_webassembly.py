@@ -185,7 +185,8 @@ CASES = {
     "Gemm": gemm(zero_points=False),
     "QGemm": gemm(zero_points=True),
     "MatMulInteger": products(),
-    "BitwiseAnd": unary(CODES, CODES & 28, "BitwiseAnd", "mask", constants={"mask": np.uint8(28)}),
+    "Sub": unary(CODES | 31, CODES // 32 * 32, "Sub", "b", constants={"b": np.uint8(31)}),
+    "Mul": unary(CODES & 1, CODES % 2 * 128, "Mul", "b", constants={"b": np.uint8(128)}),
     "Gather": unary(CODES, CODES[:, [2, 0, 0]], "Gather", "index", constants={"index": np.array([2, 0, 0])}, axis=1),
     "Gather of a table": Case(
         [node("Gather", "table", "x")],

@@ -134,18 +134,21 @@ def weight_missing(model):
 
 def codes_of_another_layer(model):
     other = json.loads(next(p.value for p in model.metadata_props if p.key == "layers"))["model.3.conv"]["codes"]
-    splits = [n for n in model.graph.node if n.op_type == "BitwiseAnd"]
-    for mine in [n for n in splits if n.input[0] == "model.2.conv1.conv/clipped"]:
+    highest = [n for n in model.graph.node if n.name.endswith(("/reached6", "/left6"))]
+    for mine in [n for n in highest if n.input[0] == "model.2.conv1.conv/clipped"]:
         mine.input[0] = other
     return "operands", "model.2.conv2.conv: its operand is not the 7 planes of its codes"
 
 
-def codes_in_the_place_of_planes(model):
-    split = next(n for n in model.graph.node if n.op_type == "BitwiseAnd")
-    for other in model.graph.node:
-        for i, name in enumerate(other.input):
-            if name == split.output[0]:
-                other.input[i] = split.input[0]
+def codes_in_the_place_of_a_plane(model):
+    join = next(n for n in model.graph.node if n.name.endswith("/planes"))
+    join.input[6] = next(n for n in model.graph.node if n.name.endswith("/reached6")).input[0]
+    return "operands", "its operand is not the 7 planes of its codes"
+
+
+def ones_in_the_place_of_a_plane(model):
+    join = next(n for n in model.graph.node if n.name.endswith("/planes"))
+    join.input[6] = next(n for n in model.graph.node if join.input[6] in n.output).input[0]
     return "operands", "its operand is not the 7 planes of its codes"
 
 
@@ -161,8 +164,19 @@ def planes_in_another_order(model):
 
 
 def a_plane_of_other_codes(model):
-    splits = [n for n in model.graph.node if n.op_type == "BitwiseAnd"]
-    splits[3].input[0] = splits[-1].input[0]
+    reached = [n for n in model.graph.node if n.name.endswith("/reached3")]
+    reached[0].input[0] = reached[-1].input[0]
+    return "operands", "its operand is not the 7 planes of its codes"
+
+
+def a_plane_that_is_not_subtracted(model):
+    left = next(n for n in model.graph.node if n.name.endswith("/left4"))
+    left.input[1] = left.input[1].replace("plane4", "plane5")
+    return "operands", "its operand is not the 7 planes of its codes"
+
+
+def a_threshold_that_is_lower(model):
+    edit(model, "uint8/7", lambda below: below.__setitem__((), 6))
     return "operands", "its operand is not the 7 planes of its codes"
 
 
@@ -225,7 +239,10 @@ BREAKS = [
     float_weights,
     weight_missing,
     codes_of_another_layer,
-    codes_in_the_place_of_planes,
+    codes_in_the_place_of_a_plane,
+    ones_in_the_place_of_a_plane,
+    a_plane_that_is_not_subtracted,
+    a_threshold_that_is_lower,
     two_bits_in_one_plane,
     planes_in_another_order,
     clip_removed,
