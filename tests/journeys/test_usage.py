@@ -55,15 +55,13 @@ def test_trained_checkpoint_is_complete(trained):
 
 
 @pytest.mark.slow
-def test_checkpointed_training_is_the_same_training(trained, digits, tmp_path):
-    done = train(YOLO(PICO), digits, tmp_path, epochs=2, checkpoint=True)
-    for file in ("results.csv", "args.yaml"):
-        before, after = ((run / file).read_text() for run in (trained.parents[1], done.parents[1]))
-        assert ("checkpoint: true" in after) == (file == "args.yaml")
-        if file == "results.csv":
-            losses = [[row.split(",")[2:5] for row in text.splitlines()[1:]] for text in (before, after)]
-            assert losses[0] == losses[1]
-    network = torch.load(done, weights_only=False)["model"]
+def test_checkpointed_training_is_the_same_training(digits, tmp_path):
+    # both here: in another process sums may be rounded otherwise, which a high learning rate makes large
+    runs = [train(YOLO(PICO), digits, tmp_path / f"{on}", checkpoint=on).parents[1] for on in (False, True)]
+    assert [YAML.load(run / "args.yaml")["checkpoint"] for run in runs] == [False, True]
+    plain, checkpointed = ((run / "results.csv").read_text().splitlines()[1].split(",")[2:5] for run in runs)
+    assert plain == checkpointed
+    network = torch.load(runs[1] / "weights/best.pt", weights_only=False)["model"]
     assert not any("checkpoint" in vars(module) for module in network.modules())
 
 
