@@ -205,6 +205,7 @@ class _Graph(CountedModel):
                 f"{file} is not the graph that was exported: {wrong[0]}; "
                 f"see spikeyolo verify model={file}, and export it again"
             )
+        self.outputs: dict[tuple[str, torch.Size], int] = {}  # by layer and shape of its codes
         self.output = model.graph.output[0].name
         self.names = ast.literal_eval(metadata(model)["names"])
         self.session = open_session(model, list(dict.fromkeys(self.codes.values())), optimise=True)
@@ -233,27 +234,27 @@ class _Graph(CountedModel):
         kept = (torch.from_numpy(v).unflatten(0, (-1, len(full)))[:, :n].flatten(0, 1) for v in values)
         return dict(zip(names, kept, strict=True))
 
-    def _channels_first(self, layer: str, codes: Tensor) -> Tensor:
-        """Return codes that enter a layer as (T*B, C, H, W), float32."""
-        return (codes.permute(0, 3, 1, 2) if layer in self.last else codes).float()
-
     def observe(self, images: Batch, layer: str = "") -> Observation:
         tensors = self._forward(images, list(dict.fromkeys([self.output, *self.codes.values()])))
         counted = {}
-        codes = {name: self._channels_first(name, tensors[tensor]) for name, tensor in self.codes.items()}
+        codes = {  # as they are in memory: whatever is counted is counted without a copy
+            name: tensors[tensor].permute(0, 3, 1, 2) if name in self.last else tensors[tensor]
+            for name, tensor in self.codes.items()
+        }
         for name, conv in self.layers.items():
             operand, x = self.operands[name], codes[name]
             D_N, N = (0, 0.0) if operand == "real" else (self.ceilings[name], self.N[name])
             if rest := self.rests.get(name, 0):
                 conv, x = bordered(conv, x, rest)
-            outputs = conv(x.to("meta")).numel()
+            if (name, x.shape) not in self.outputs:
+                self.outputs[name, x.shape] = conv(torch.empty(x.shape, device="meta")).numel()
             about = name, operand, D_N, N, self.T
-            counted[name] = LayerSpikes.of(about, x if D_N else x != 0, conv, outputs)
+            counted[name] = LayerSpikes.of(about, x if D_N else x != 0, conv, self.outputs[name, x.shape])
         for name, dims in self.attention.items():
             shape = codes[f"{name}.qkv.conv"].shape
             products = LayerSpikes.attention(name, self.T, shape, dims)
             counted[products.name] = products
-        return Observation(tensors[self.output], counted, codes[layer] if layer else None)
+        return Observation(tensors[self.output], counted, codes[layer].float() if layer else None)
 
     def val(self, folder: Path, **arguments: Any) -> dict[str, float]:
         size = max(self.height, self.width)

@@ -21,6 +21,7 @@ from spikeyolo.neurons import entropy, to_planes
 
 Counts = NDArray[np.int64]
 Synapse = nn.Conv2d | nn.Linear  # what accumulates weights
+KINDS = torch.uint8, torch.int16, torch.int32  # in which codes are counted: the smallest that holds them
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class LayerSpikes:
 
         Args:
             about: name, operand, D_N, N and T of the layer.
-            codes: Whole numbers, (T*B, C, H, W), or (T*B, ..., C) for a linear layer.
+            codes: Whole numbers of any type, in any order in memory: (T*B, C, H, W), or (T*B, ..., C) for a linear
+                layer.
             synapse: Convolution or linear layer that they enter.
             outputs: Number of its outputs.
 
@@ -78,13 +80,14 @@ class LayerSpikes:
         top = float(largest.max())
         if not math.isfinite(top):
             raise ValueError(f"{about[0]} takes {top}: the network has diverged, nothing can be counted")
-        bins = 1 << int(top).bit_length()
-        fan_outs, first_bins = _classes(synapse, codes.shape[2], codes.shape[3], bins)
-        keys = codes.int()
+        bins = int(top) + 1
+        fan_outs, places = _classes(synapse, codes.shape[2], codes.shape[3])
+        kind = next(kind for kind in KINDS if bins * len(fan_outs) <= torch.iinfo(kind).max)
+        keys = codes.to(kind)
         if len(fan_outs) > 1:
-            keys += first_bins.to(keys.device)
-        table = torch.bincount(keys.flatten(), minlength=bins * len(fan_outs)).view(-1, bins).cpu().numpy()
-        table = table[:, : int(top) + 1]
+            keys = keys + places.to(keys.device, kind) * bins
+        in_memory = sorted(range(keys.ndim), key=keys.stride, reverse=True)  # flattened without a copy
+        table = torch.bincount(keys.permute(in_memory).flatten(), minlength=bins * len(fan_outs)).view(-1, bins)
         filters = synapse.weight.shape[0]
         return cls(
             *about,
@@ -93,7 +96,7 @@ class LayerSpikes:
             macs=outputs // filters * weights,
             factored_macs=outputs // filters * min(weights, getattr(synapse, "factored_weights", None) or weights),
             frames=frames,
-            counts=dict(zip(fan_outs, table, strict=True)),
+            counts=dict(zip(fan_outs, table.cpu().numpy(), strict=True)),
             largest=largest.astype(np.int64),
         )
 
@@ -270,24 +273,24 @@ class Recording:
 
 def fan_out(synapse: Synapse, height: int, width: int) -> Tensor:
     """Return how many outputs each input position reaches, (height, width), int64; the same in every channel."""
-    fan_outs, place = _classes(synapse, height, width, 1)
-    return torch.tensor(fan_outs)[place]
+    fan_outs, places = _classes(synapse, height, width)
+    return torch.tensor(fan_outs)[places]
 
 
-def _classes(synapse: Synapse, height: int, width: int, bins: int) -> tuple[list[int], Tensor]:
-    """Return the different fan-outs of a layer, and bins times which of them each position has, (height, width)."""
+def _classes(synapse: Synapse, height: int, width: int) -> tuple[list[int], Tensor]:
+    """Return the different fan-outs of a layer, and which of them each position has, (height, width)."""
     if isinstance(synapse, nn.Linear):
-        return [synapse.out_features], torch.zeros(height, width, dtype=torch.int32)
+        return [synapse.out_features], torch.zeros(height, width, dtype=torch.int64)
     geometry = synapse.kernel_size, synapse.stride, synapse.padding, synapse.dilation, synapse.padding_mode
-    taps, place = _taps(*geometry, height, width, bins)
-    return [t * (synapse.out_channels // synapse.groups) for t in taps], place
+    taps, places = _taps(*geometry, height, width)
+    return [t * (synapse.out_channels // synapse.groups) for t in taps], places
 
 
 @functools.lru_cache(maxsize=1024)
 def _taps(
-    kernel_size: Any, stride: Any, padding: Any, dilation: Any, mode: Any, height: int, width: int, bins: int
+    kernel_size: Any, stride: Any, padding: Any, dilation: Any, mode: Any, height: int, width: int
 ) -> tuple[list[int], Tensor]:
-    """Return how often a convolution of one channel uses each input position: different numbers, and bins times which.
+    """Return how often a convolution of one channel uses each input position: different numbers, and which of them.
 
     It is linear: the gradient of the sum of its outputs, all weights being one, counts.
     """
@@ -296,8 +299,8 @@ def _taps(
         nn.init.ones_(probe.weight)
         x = torch.zeros(1, 1, height, width, requires_grad=True)
         (reached,) = torch.autograd.grad(probe(x).sum(), x)
-    taps, place = reached[0, 0].long().unique(return_inverse=True)
-    return taps.tolist(), place.int() * bins
+    taps, places = reached[0, 0].long().unique(return_inverse=True)
+    return taps.tolist(), places
 
 
 def _sum(a: Counts | None, b: Counts | None) -> Counts:
