@@ -72,13 +72,18 @@ def main() -> None:
     y = -3.9
     arrow(axes, (-0.3, y), (0.55, y), "u = N v")
     box(axes, 1.55, y, "QuantizeLinear\nClip 0..127", "neuron", 1.9)
-    for b, row in ((6, -2.5), (5, -3.3), (None, -4.1), (0, -5.1)):
+    top, bottom = -2.3, -5.3
+    arrow(axes, (2.55, y), (3.33, top))
+    for b, row in ((6, top), (5, -3.3), (None, -4.3), (0, bottom)):
         if b is None:
-            axes.text(3.95, row - 0.05, "·\n·\n·", ha="center", va="center", fontsize=10, linespacing=0.6)
-            continue
-        arrow(axes, (2.55, y), (3.05, row))
-        box(axes, 3.95, row, f"BitwiseAnd {1 << b}", "plane", 1.6)
-        arrow(axes, (4.8, row), (5.35, y))
+            axes.text(4.15, row, "...", ha="center", va="center", fontsize=11)
+        else:
+            text = f"spikes at {1 << b}:\n0 or {1 << b}" if b else "what is left:\n0 or 1"
+            box(axes, 4.15, row, text, "plane", 1.6)
+            arrow(axes, (5.0, row), (5.4, y))
+        if row > bottom:
+            arrow(axes, (4.15, row - 0.32), (4.15, row - 0.68))
+            axes.text(4.05, row - 0.5, "minus spike", fontsize=7, ha="right", va="center", color="#333333")
     box(axes, 5.75, y, "Concat", "plane", 0.75)
     arrow(axes, (6.15, y), (6.35, y))
     box(axes, 7.85, y, "s = sum of w (2^b plane_b)\n+ bias:  w, shifted,\nwhere a spike is", "conv", 2.9, 0.95)

@@ -6,7 +6,7 @@ from spikeyolo.deployment import GRAPHS, check_weight_bits, has_neurons
 from spikeyolo.neurons import check_planes, check_tracked
 
 EXPORT_ARGUMENTS = {"graph": "spike", "planes": None, "weight_bits": None}  # what yolo export takes in addition
-OPSET = 18  # the first with BitwiseAnd and with Split into a number of parts
+OPSET = 18  # the first with Split into a number of parts
 
 
 def check_arguments(exporter: Any) -> None:

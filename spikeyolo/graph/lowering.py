@@ -100,7 +100,7 @@ class _Lowering:
 
     def _convolution(self, node: onnx.NodeProto) -> None:
         conv = self.form.convs[layer_of(node)]
-        codes = self._pixels(node.input[0]) if isinstance(conv, PixelConv) else self.maps[node.input[0]]
+        codes = self._pixels(node.input[0], conv) if isinstance(conv, PixelConv) else self.maps[node.input[0]]
         readers = self.consumers.get(node.output[0], [])
         neurons = [self.skeleton.neuron(r) for r in readers if is_layer(r, "Neuron")]
         alone = len(readers) == len(neurons) == 1 and node.output[0] not in self.skeleton.outputs
@@ -119,13 +119,13 @@ class _Lowering:
         else:
             self.maps[node.output[0]] = found
 
-    def _pixels(self, source: str) -> Map:
+    def _pixels(self, source: str, stem: PixelConv) -> Map:
         """Return the whole numbers of pixels p / 255."""
         b = self.builder
         self._as_first(source)
         inputs = [source, b.scalar(1 / 255, np.float32), b.scalar(0, np.uint8)]
         pixels = b.add("QuantizeLinear", inputs, f"{source}/pixels")
-        return Map(b.last(pixels), 3, self.size)
+        return Map(b.last(pixels), stem.in_channels, self.size)
 
     @property
     def size(self) -> tuple[int, int] | None:

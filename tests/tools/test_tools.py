@@ -117,7 +117,7 @@ def test_the_study_trains_goes_on_and_drops_planes(study, digits, tmp_path, monk
             "scales=p imgsz=64 batch=1,2 rounds=1 spike=False",
             "| p | 64 | 2 | ibra ONNX, integer graph |",
         ),
-        ("onnx_graphs", "scales=p imgsz=64 rounds=1", "| p | 64 |"),
+        ("onnx_graphs", "scales=p imgsz=64 rounds=1 graphs=relu,int8,integer,spike", "| p | 64 |"),
         ("spikes", "scales=p imgsz=64 batch=1 rounds=1", "| p | 64 | 1 |"),
     ],
 )

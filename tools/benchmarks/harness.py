@@ -77,6 +77,8 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (models := [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]):
         name = models[0].partition(":")[2].strip()
+        flags = cpuinfo.read_text().partition("flags")[2].partition("\n")[0].split()
+        name += "".join(f", {flag}" for flag in ("avx2", "avx512f", "avx_vnni", "avx512_vnni") if flag in flags)
     described = {"processor": name, "cores": CORES, "threads": torch.get_num_threads()}
     if device.startswith("cuda"):
         described["gpu"] = torch.cuda.get_device_name(device)

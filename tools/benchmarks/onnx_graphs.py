@@ -4,7 +4,8 @@ The relu twin in float and quantised to int8 (tools/benchmarks/int8_twin.py; bot
 operations than the dense convolutions that they equal), the integer graph (7 planes), spike graphs (5 and 7 planes).
 Scales are those of SpikeYOLO, and v8: YOLOv8 at a pico scale with ReLU, and its conversion. Weights are random:
 neither time nor memory depends on them. Interleaved runs on the CPU with a pause before each, medians; each export and
-each memory figure is taken in a process of its own. Prints a table and writes JSON. Example:
+each memory figure is taken in a process of its own; "net" is without what that process holds before it opens the graph.
+Prints a table and writes JSON. Example:
     python tools/benchmarks/onnx_graphs.py scales=p,n,v8 imgsz=320,640 threads=1,2 rounds=7 out=onnx_graphs.json
 """
 
@@ -35,12 +36,12 @@ GRAPHS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("relu", {}),
     "int8": ("relu", {"int8": True}),
     "chain": ("relu", {"chain": True}),
-    "chain int8": ("relu", {"int8": True, "chain": True}),
+    "chain-int8": ("relu", {"int8": True, "chain": True}),
     "integer": ("ibra", {"graph": "integer"}),
-    "spike, 5": ("ibra", {"graph": "spike", "planes": 5}),
+    "spike-5": ("ibra", {"graph": "spike", "planes": 5}),
     "spike": ("ibra", {"graph": "spike"}),  # 7 planes
 }
-RATIOS = [(graph, "relu") for graph in GRAPHS if graph != "relu"] + [("integer", "int8"), ("integer", "chain int8")]
+RATIOS = [(graph, "relu") for graph in GRAPHS if graph != "relu"] + [("integer", "int8"), ("integer", "chain-int8")]
 
 
 def new_model(name: str) -> Any:
@@ -111,16 +112,18 @@ def image(imgsz: int) -> dict[str, Any]:
     return {"images": np.random.default_rng(0).integers(0, 256, (1, 3, imgsz, imgsz)).astype(np.float32) / 255}
 
 
-def peak_memory(file: str, imgsz: int) -> float:
-    """Run a graph twice in a process that imports nothing else; return its peak memory in megabytes."""
+def peak_memory(file: str, imgsz: int) -> dict[str, float]:
+    """Run a graph twice in a process that imports nothing else; return its peak memory before and after, megabytes."""
     code = (
         "import sys, numpy, onnxruntime as ort; o = ort.SessionOptions(); o.log_severity_level = 3\n"
-        "o.intra_op_num_threads = int(sys.argv[3]); s = ort.InferenceSession(sys.argv[1], o)\n"
+        "o.intra_op_num_threads = int(sys.argv[3]); print(open('/proc/self/status').read(), '---')\n"
+        "s = ort.InferenceSession(sys.argv[1], o)\n"
         "x = numpy.zeros((1, 3, int(sys.argv[2]), int(sys.argv[2])), 'f'); s.run(None, {'images': x})\n"
         "s.run(None, {'images': x}); print(open('/proc/self/status').read())"
     )
     arguments = [sys.executable, "-c", code, file, str(imgsz), str(harness.CORES)]
-    return peak_of(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
+    before, after = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.split("---")
+    return {"idle_mb": peak_of(before), "peak_mb": peak_of(after)}
 
 
 def peak_of(status: str) -> float:
@@ -140,11 +143,16 @@ def export_apart(graph: str, scale: str, imgsz: int, folder: Path, *, dynamic: b
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(scale: str, imgsz: int, threads: list[int], rounds: int) -> list[dict[str, Any]]:
+def net(found: dict[str, Any]) -> float:
+    """Return the megabytes that a graph adds to a process."""
+    return found["peak_mb"] - found["idle_mb"]
+
+
+def measure(scale: str, imgsz: int, threads: list[int], rounds: int, wanted: list[str]) -> list[dict[str, Any]]:
     """Export and run the graphs of a scale; return a row for each number of threads."""
     import int8_twin
 
-    graphs = [graph for graph in GRAPHS if scale != "v8" or "chain" not in graph]
+    graphs = [graph for graph in wanted if scale != "v8" or "chain" not in graph]
     rows = []
     with tempfile.TemporaryDirectory() as name:
         found = {}
@@ -152,7 +160,7 @@ def measure(scale: str, imgsz: int, threads: list[int], rounds: int) -> list[dic
             folder = Path(name) / graph
             folder.mkdir()
             found[graph] = export_apart(graph, scale, imgsz, folder)
-            found[graph]["peak_mb"] = peak_memory(found[graph]["file"], imgsz)
+            found[graph] |= peak_memory(found[graph]["file"], imgsz)
         for count in threads:
             sessions = {graph: session(f["file"], count) for graph, f in found.items()}
             runs = {
@@ -167,6 +175,7 @@ def measure(scale: str, imgsz: int, threads: list[int], rounds: int) -> list[dic
                     row[f"{one} / {other}"] = {
                         "time": harness.ratio(times[one], times[other]),
                         "memory": found[one]["peak_mb"] / found[other]["peak_mb"],
+                        "net memory": net(found[one]) / net(found[other]),
                         "file": found[one]["megabytes"] / found[other]["megabytes"],
                     }
             rows.append(row)
@@ -175,7 +184,13 @@ def measure(scale: str, imgsz: int, threads: list[int], rounds: int) -> list[dic
 
 def main() -> None:
     """Run the benchmark."""
-    options = harness.options(scales="p,n,v8", imgsz="320,640", threads="1,2", rounds="7", out="onnx_graphs.json")
+    every = ",".join(GRAPHS)
+    options = harness.options(
+        scales="p,n,v8", imgsz="320,640", threads="1,2", rounds="7", graphs=every, out="onnx_graphs.json"
+    )
+    graphs = options["graphs"].split(",")
+    if unknown := set(graphs) - GRAPHS.keys() or {"relu", "integer", "spike"} - set(graphs):
+        sys.exit(f"graphs={options['graphs']}: {', '.join(unknown)} is unknown or missing; graphs are {every}")
     rows, threads = [], [int(count) for count in options["threads"].split(",")]
     pairs = [f"{one} / {other}" for one, other in RATIOS]
     head = [
@@ -185,16 +200,17 @@ def main() -> None:
         "relu, ms",
         *pairs,
         "memory: integer; spike / relu",
+        "net memory: integer; spike / relu",
         "file: integer; spike / relu",
     ]
     print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|", flush=True)
     for scale in options["scales"].split(","):
         for imgsz in options["imgsz"].split(","):
-            for row in measure(scale, int(imgsz), threads, int(options["rounds"])):
+            for row in measure(scale, int(imgsz), threads, int(options["rounds"]), graphs):
                 rows.append(row)
                 cells = [scale, imgsz, str(row["threads"]), f"{row['graphs']['relu']['ms']:.0f}"]
                 cells += [harness.show_ratio(row[pair]["time"]) if pair in row else "" for pair in pairs]
-                for what in ("memory", "file"):
+                for what in ("memory", "net memory", "file"):
                     cells.append("; ".join(f"{row[f'{graph} / relu'][what]:.2f}" for graph in ("integer", "spike")))
                 print(f"| {' | '.join(cells)} |", flush=True)
     harness.write(options["out"], rows, options, "ultralytics", "onnx", "onnxruntime")
