@@ -15,7 +15,7 @@ from ultralytics.nn.modules.block import Attention
 import spikeyolo
 from spikeyolo.blocks.residual import SpikeRepBlock
 from spikeyolo.measure.recorder import record_spikes
-from spikeyolo.measure.spikes import fan_out
+from spikeyolo.measure.spikes import LayerSpikes, fan_out
 from spikeyolo.neurons.coding import entropy, to_planes, to_unary
 from spikeyolo.neurons.config import NeuronConfig
 from spikeyolo.neurons.integer import IBRALIF
@@ -83,6 +83,23 @@ def test_counts_equal_a_loop_over_every_spike_and_weight(case):
     assert layer.ceiling_share == pytest.approx(float((codes == neuron.D_N).double().mean()))
     assert layer.dead_share == pytest.approx(float((codes.amax((0, 2, 3)) == 0).double().mean()))
     assert layer.operand == ("binary" if neuron.D_N == 1 else "code")
+
+
+@pytest.mark.parametrize("largest", [1, 127, 255, 511])
+def test_counts_do_not_depend_on_type_and_order_in_memory(largest):
+    codes = torch.randint(0, largest + 1, (2, 3, 5, 6))
+    codes[0, 0, 0, 0] = largest
+    conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    last = codes.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # as a graph has them
+    wide = torch.cat([codes, codes], 3)[..., :6]  # a part of a larger map
+    every_other = codes.repeat_interleave(2, 2)[:, :, ::2]
+    layouts = [codes, codes.float(), codes.int(), last, last.double(), wide, every_other]
+    layouts += [codes.byte(), last.byte()] if largest < 256 else []
+    first, *others = (LayerSpikes.of(("x", "code", largest, 1.0, 1), found, conv, 240) for found in layouts)
+    assert first.synops == brute_force(to_planes(codes, largest.bit_length()).sum(0), conv)
+    for other in others:
+        assert {k: v.tolist() for k, v in other.counts.items()} == {k: v.tolist() for k, v in first.counts.items()}
+        assert other.largest.tolist() == first.largest.tolist()
 
 
 def test_fan_out_states_its_arithmetic():
