@@ -40,7 +40,8 @@ class Builder:
 
     def scalar(self, value: float, dtype: Any) -> str:
         """Add a number, once; return its name."""
-        return self.constant(np.array(value, dtype), f"{np.dtype(dtype).name}/{value:g}")
+        number = np.array(value, dtype)
+        return self.constant(number, f"{number.dtype.name}/{number.item():.17g}")  # no two numbers have one name
 
     def shape(self, *sides: int) -> str:
         """Add a shape, once; return its name."""

@@ -214,14 +214,19 @@ class _Lowering:
         return True
 
     def _keep(self, node: onnx.NodeProto) -> None:
-        """Write a node as it is; but a sigmoid in float64 as 1 / (1 + exp(-x)): many times faster."""
-        if node.op_type != "Sigmoid" or node.input[0] not in self.double:
-            self.builder.nodes.append(node)
-            return
+        """Write a node as it is; but some in float64 by operators that are faster there, or that more runtimes have."""
         b, target = self.builder, node.output[0]
-        power = b.add("Exp", [b.add("Neg", [node.input[0]], f"{target}/negative")], f"{target}/power")
-        raised = b.add("Add", [power, b.scalar(1, np.float64)], f"{target}/raised")
-        b.add("Reciprocal", [raised], target, node.name)
+        source = next((name for name in node.input if name in self.double), "")
+        slope = attributes_of(node).get("alpha", 0.01) if node.op_type == "LeakyRelu" else -1
+        if node.op_type == "Sigmoid" and source:
+            power = b.add("Exp", [b.add("Neg", [source], f"{target}/negative")], f"{target}/power")
+            raised = b.add("Add", [power, b.scalar(1, np.float64)], f"{target}/raised")
+            b.add("Reciprocal", [raised], target, node.name)
+        elif 0 <= slope <= 1 and source:
+            lowered = b.add("Mul", [source, b.scalar(slope, np.float64)], f"{target}/lowered")
+            b.add("Max", [source, lowered], target, node.name)
+        else:
+            b.nodes.append(node)
 
     def _copy(self, node: onnx.NodeProto, inputs: list[str], **changed: Any) -> None:
         """Write a node on feature maps with channels last."""

@@ -83,9 +83,7 @@ def test_a_checkpoint_from_before_computes_the_same_and_is_saved_with_addresses_
 
 def test_a_deploy_form_from_before_is_named():
     """Its float weights on a grid are gone; it is made again of its checkpoint."""
-    with pytest.raises(
-        ImportError, match="in the deploy form of an earlier version; load the chec"
-    ):
+    with pytest.raises(ImportError, match="in the deploy form of an earlier version; load the chec"):
         torch_safe_load(DEPLOYED)
     with pytest.raises(AttributeError, match="no attribute 'anything'"):
         importlib.import_module("spikeyolo.deployment").anything  # noqa: B018
