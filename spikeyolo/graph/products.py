@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 
 from spikeyolo.deployment import BYTE, IntegerConv, PixelConv
 from spikeyolo.graph.builder import Array, Builder
