@@ -125,7 +125,7 @@ def demo(**options: Any) -> int:
     spiking_uj, twin_uj = (run.energy_pj[scheme] / run.frames / 1e6 for scheme in ("spikes", "ann"))
     print(f"\n{run.frames} frames, {run.frames / run.seconds:.1f} per second")
     print(f"per frame {run.spikes / run.frames:,.0f} spikes; energy, modelled ({options['preset']}):", end=" ")
-    print(f"{spiking_uj:,.4g} µJ on binary spikes, {twin_uj:,.4g} µJ in the relu twin_uj")
+    print(f"{spiking_uj:,.4g} µJ on binary spikes, {twin_uj:,.4g} µJ in the relu twin")
     if run.target:
         print(f"Results saved to {run.target}")
     if run.problem:

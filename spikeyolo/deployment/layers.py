@@ -110,7 +110,7 @@ class IntegerConv(nn.Conv2d):
     def quantise(self, floor: float = -math.inf) -> None:
         """Choose the exponents of all channels by the squared error of their weights, none below ``floor``.
 
-        A channel whose sum would pass 2^24 takes the next coarser step, until it does not.
+        A channel whose sum would reach 2^24 takes the next coarser step, until it does not.
 
         Raises:
             ValueError: If not even weights of 0, 1 and -1 keep the sum.
@@ -125,7 +125,7 @@ class IntegerConv(nn.Conv2d):
         errors = torch.stack([(self._steps(e) * 2 ** e[:, None] - weight).square().sum(1) for e in candidates])
         exponent = torch.stack(candidates).gather(0, errors.argmin(0, keepdim=True))[0]
         finest = exponent.clone()
-        while (full := self._sums(exponent) > 2**SUM_BITS).any():
+        while (full := self._sums(exponent) >= 2**SUM_BITS).any():
             if (2 ** exponent[full] >= largest[full]).any():
                 raise ValueError(
                     f"{self.name}: its sums of {weight.shape[1]} products with codes up to {self.largest:,} cannot be "

@@ -1,5 +1,6 @@
 """What makes a graph exact on every runtime and processor, checked on the numbers that are in it."""
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,7 +9,7 @@ from onnx import numpy_helper
 
 from spikeyolo.deployment import BYTE, PAIR, SUM_BITS
 from spikeyolo.graph.builder import Array
-from spikeyolo.graph.notes import Notes, digest
+from spikeyolo.graph.notes import Notes
 from spikeyolo.graph.products import WIDE
 
 PARTS = ("weight", "bias", "scale", "step", "branch")
@@ -23,9 +24,9 @@ def numbers_of(model: onnx.ModelProto, notes: Notes) -> dict[str, dict[str, Arra
     }
 
 
-def digest_of(model: onnx.ModelProto, notes: Notes) -> str:
-    """Return one hash of all weights, biases, scales and steps."""
-    return digest({layer: list(parts.values()) for layer, parts in numbers_of(model, notes).items()})
+def digest_of(model: onnx.ModelProto) -> str:
+    """Return one hash of all nodes and numbers."""
+    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def check(model: onnx.ModelProto, notes: Notes) -> None:
@@ -61,8 +62,8 @@ def problems(model: onnx.ModelProto, notes: Notes) -> Iterator[str]:
         filters = filters.astype(np.int64)
         reach = np.maximum(filters.clip(min=0).sum(1), -filters.clip(max=0).sum(1)) * largest
         total = int((reach + np.abs(bias.astype(np.int64))).max(initial=0))
-        if total > 2**SUM_BITS:
-            yield f"{layer}: a sum can reach {total:,}, above 2^{SUM_BITS}"
+        if total >= 2**SUM_BITS:
+            yield f"{layer}: a sum can reach {total:,}, not below 2^{SUM_BITS}"
         heaviest = int(np.abs(filters).max(initial=0))
         if about["kind"] != WIDE and 2 * largest * heaviest > PAIR:
             yield f"{layer}: two products of {largest} and {heaviest} saturate 16 bits"

@@ -61,7 +61,7 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
         model = onnx.load(part)
         layers = lower(model, form, graph=graph)
         notes = describe(trained, form, layers, graph=graph, planes=planes, source=source)
-        notes = replace(notes, weights_sha256=digest_of(model, notes))
+        notes = replace(notes, graph_sha256=digest_of(model))
         check(model, notes)
         helper.set_model_props(model, {**metadata(model), **notes.write()})
         onnx.save(model, part)
@@ -130,6 +130,4 @@ def _log(model: onnx.ModelProto, form: DeployForm, notes: Notes, file: Path) -> 
         "runtime emits the same codes. Check: spikeyolo verify model=..."
     )
     if wide := [name for name, layer in notes.layers.items() if layer["kind"] == WIDE]:
-        LOGGER.info(
-            f"{prefix} {len(wide)} layers are exact float convolutions, which are slower: {', '.join(wide[:5])}"
-        )
+        LOGGER.info(f"{prefix} {len(wide)} layers are exact float convolutions, which are slower: {', '.join(wide)}")

@@ -32,7 +32,8 @@ class Notes:
             ``channels`` (in, out), ``kernel``, ``stride``, ``padding``, ``dilation``, ``groups``.
         factored_weights: Number of weights of the chain that a dense layer was trained as.
         exact: "worst case" if every sum is exact for any image; of form 1, else the layers that are not.
-        weights_sha256: Digest of all weights, biases, scales and steps.
+        graph_sha256: Digest of all nodes and numbers.
+        weights_sha256: Of a graph of an earlier version: digest of its weights and biases.
         source: Name of the checkpoint.
         source_sha256: Its hash.
         versions: Of the packages that exported.
@@ -56,6 +57,7 @@ class Notes:
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
     factored_weights: dict[str, int] = field(default_factory=dict)
     exact: list[str] | str = ""
+    graph_sha256: str = ""
     weights_sha256: str = ""
     source: str = ""
     source_sha256: str = ""

@@ -53,9 +53,9 @@ class WholeNumbers:
         return Check("bounds", text, list(problems(self.model, self.notes)))
 
     def _origin(self) -> Check:
-        same = digest_of(self.model, self.notes) == self.notes.weights_sha256
-        text = f"weights, biases and steps as exported from {self.notes.source or '?'}"
-        return Check("origin", text, [] if same else ["they are not those that were exported (SHA-256 differs)"])
+        same = digest_of(self.model) == self.notes.graph_sha256
+        text = f"all nodes and numbers are as exported from {self.notes.source or '?'}"
+        return Check("origin", text, [] if same else ["some are not those that were exported (SHA-256 differs)"])
 
     def _operands(self) -> Check:
         """Demand that every layer is one product of its own weights with its codes, in the spike graph with planes."""

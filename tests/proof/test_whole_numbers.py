@@ -13,7 +13,7 @@ from ultralytics import YOLO
 
 from spikeyolo.graph.bounds import digest_of
 from spikeyolo.graph.notes import Notes
-from spikeyolo.proof.verify import verify
+from spikeyolo.proof.verify import TOLERANCE, _distance, verify
 from spikeyolo.proof.whole_numbers import WholeNumbers
 
 LAYER = "model.2.conv1.conv"
@@ -92,17 +92,17 @@ def test_dropped_planes_and_narrow_weights_are_proven_against_the_checkpoint(
 
 def weight_altered(model):
     edit(model, f"{LAYER}.weight", lambda w: w.__setitem__((0, 0, 0, 0), w[0, 0, 0, 0] ^ 1))
-    return "origin", "not those that were exported"
+    return "origin", "some are not those that were exported"
 
 
 def bias_altered(model):
     edit(model, f"{LAYER}.bias", lambda b: b.__setitem__(0, b[0] + 1))
-    return "origin", "not those that were exported"
+    return "origin", "some are not those that were exported"
 
 
 def step_altered(model):
     edit(model, "model.2.conv2.conv.step", lambda s: s.__setitem__(0, s[0] * 2))
-    return "origin", "not those that were exported"
+    return "origin", "some are not those that were exported"
 
 
 def scale_is_no_power_of_two(model):
@@ -223,6 +223,25 @@ def another_convolution(model):
     return "operands", "Conv extra: no layer that was exported"
 
 
+def border_of_other_codes(model):
+    pad = next(n for n in model.graph.node if n.op_type == "Pad")
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(7), "seven"))
+    pad.input[2] = "seven"
+    return "origin", "some are not those that were exported"
+
+
+def step_of_another_size(model):
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(3), "three"))
+    node(model, "model.2.conv2.conv/whole").input[1] = "three"
+    return "origin", "some are not those that were exported"
+
+
+def addition_of_itself(model):
+    add = next(n for n in model.graph.node if n.op_type == "Add")
+    add.input[1] = add.input[0]
+    return "origin", "some are not those that were exported"
+
+
 def custom_operator(model):
     node(model, LAYER).domain = "com.example"
     model.opset_import.append(helper.make_opsetid("com.example", 1))
@@ -242,6 +261,9 @@ BREAKS = [
     codes_in_the_place_of_a_plane,
     ones_in_the_place_of_a_plane,
     a_plane_that_is_not_subtracted,
+    border_of_other_codes,
+    step_of_another_size,
+    addition_of_itself,
     a_threshold_that_is_lower,
     two_bits_in_one_plane,
     planes_in_another_order,
@@ -270,8 +292,8 @@ def test_what_no_rule_sees_is_caught_by_the_reference_and_by_running(folder):
     """A weight that is altered, with the digest made to fit."""
     model = onnx.load(folder / "spike.onnx")
     edit(model, f"{LAYER}.weight", lambda w: w.__setitem__((slice(None), 0, 1, 1), w[:, 0, 1, 1] // 2))
-    noted = next(p for p in model.metadata_props if p.key == "weights_sha256")
-    noted.value = digest_of(model, Notes.read(model))
+    noted = next(p for p in model.metadata_props if p.key == "graph_sha256")
+    noted.value = digest_of(model)
     assert not any(check.problems for check in WholeNumbers(model, Notes.read(model)).checks)
     found = checks(model, folder, reference=folder / "small.pt")
     assert f"{LAYER}: " in found["weights"][0]
@@ -304,3 +326,30 @@ def test_bad_references_are_one_line(folder, tmp_path, spikeyolo):
         assert code == 1, arguments
         assert message in error, (message, error)
         assert len(error.strip().splitlines()) == 1, error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nms", [None, False])
+def test_both_branches_of_a_head_without_nms_are_compared_with_the_checkpoint(nms, photos, tmp_path, spikeyolo):
+    from networks import write_stock
+
+    from spikeyolo.conversion.spiking_copy import SpikingCopy
+
+    torch.manual_seed(0)
+    model = calibrated(write_stock(tmp_path / "net.yaml", "26", "nn.ReLU()"), photos)
+    model.model = SpikingCopy(model.model).network
+    model.save(tmp_path / "net.pt")
+    file = YOLO(tmp_path / "net.pt").export(format="onnx", imgsz=64, nms=nms)
+    code, out, error = spikeyolo(model=file)
+    assert (code, error) == (0, ""), out
+    assert "layers have the weights of" in out
+
+
+def test_distances_are_of_numbers_of_a_kind():
+    boxes = np.array([[[600, 500, 640, 600, 0.9, 3]]], np.float32)  # of NMS: corners, score, class
+    moved, worse = (boxes + np.float32(d) for d in ([1e-3, 0, 0, 0, 0, 0], [0, 0, 0, 0, 5e-3, 0]))
+    assert _distance(boxes, moved) < TOLERANCE < _distance(boxes, worse)
+    raw = np.moveaxis(np.repeat(boxes, 50, 1), 1, 2)
+    assert _distance(raw, np.moveaxis(np.repeat(worse, 50, 1), 1, 2)) > TOLERANCE
+    assert _distance(raw, np.moveaxis(np.repeat(moved, 50, 1), 1, 2)) < TOLERANCE
+    assert _distance(boxes, boxes[:, :0]) == np.inf
