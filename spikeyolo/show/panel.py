@@ -88,7 +88,7 @@ class Panel:
         """Draw codes and planes of one channel (H, W), and the spike rate of each plane in the layer."""
         x, y = self._tile(0)
         largest = int(code.max())
-        self._write(x, y - 15, f"code, 0 to {largest}")
+        self._write(x, y - 15, f"code 0..{largest}")
         shades = (code / max(1, largest) * 255).byte().numpy()
         colours: Any = cv2.cvtColor(cv2.applyColorMap(shades, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
         self._paste(colours, x, y)
