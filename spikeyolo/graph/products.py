@@ -120,7 +120,7 @@ class Products:
         """Write the planes of codes, one after the other along the channels (of each group).
 
         The highest plane first: it spikes where what is left reaches 2^b, and 2^b is subtracted. ONNX Runtime has these
-        four operators on bytes in vector instructions, BitwiseAnd has none and takes more than twice their time.
+        four operators on bytes in vector instructions; one BitwiseAnd has none, and is slower.
         """
         b, left, stem = self.builder, codes.name, f"{codes.name}/{groups}planes" if groups > 1 else codes.name
         if f"{stem}/planes" in b.made:
@@ -191,8 +191,8 @@ class Products:
     def _steps(self, conv: IntegerConv, step: Array, size: Size) -> str:
         """Return the steps of a branch by channel, repeated over a row if its width is known.
 
-        ONNX Runtime multiplies by a row several times faster than by a few channels, and folds the repetition; with a
-        step per channel DequantizeLinear would be slower still.
+        ONNX Runtime multiplies by a row faster than by a few channels, and folds the repetition; DequantizeLinear with a
+        step per channel is slower still.
         """
         b = self.builder
         steps = b.constant(step, f"{conv.name}.step", np.float32)

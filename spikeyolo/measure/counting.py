@@ -205,7 +205,7 @@ class _Graph(CountedModel):
                 f"{file} is not the graph that was exported: {wrong[0]}; "
                 f"see spikeyolo verify model={file}, and export it again"
             )
-        self.outputs: dict[tuple[str, torch.Size], int] = {}  # by layer and shape of its codes
+        self.output_sizes: dict[tuple[str, torch.Size], int] = {}  # by layer and shape of its codes
         self.output = model.graph.output[0].name
         self.names = ast.literal_eval(metadata(model)["names"])
         self.session = open_session(model, list(dict.fromkeys(self.codes.values())), optimise=True)
@@ -246,10 +246,10 @@ class _Graph(CountedModel):
             D_N, N = (0, 0.0) if operand == "real" else (self.ceilings[name], self.N[name])
             if rest := self.rests.get(name, 0):
                 conv, x = bordered(conv, x, rest)
-            if (name, x.shape) not in self.outputs:
-                self.outputs[name, x.shape] = conv(torch.empty(x.shape, device="meta")).numel()
+            if (name, x.shape) not in self.output_sizes:
+                self.output_sizes[name, x.shape] = conv(torch.empty(x.shape, device="meta")).numel()
             about = name, operand, D_N, N, self.T
-            counted[name] = LayerSpikes.of(about, x if D_N else x != 0, conv, self.outputs[name, x.shape])
+            counted[name] = LayerSpikes.of(about, x if D_N else x != 0, conv, self.output_sizes[name, x.shape])
         for name, dims in self.attention.items():
             shape = codes[f"{name}.qkv.conv"].shape
             products = LayerSpikes.attention(name, self.T, shape, dims)

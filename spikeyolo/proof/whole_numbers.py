@@ -150,8 +150,7 @@ class WholeNumbers:
 
     def _before_spike(self, left: str, plane: str, b: int) -> str | None:
         """Return of what a plane took its spikes of 2^b, so that this was left; None if it is no such plane."""
-        numbers = {"Sub": left, "Mul": plane}
-        after, spike = (self._made_by(op, numbers[op]) for op in numbers)
+        after, spike = self._made_by("Sub", left), self._made_by("Mul", plane)
         fired = self._made_by("Sub", spike.input[0]) if spike is not None else None
         reached = self._made_by("Clip", fired.input[0]) if fired is not None else None
         if after is None or spike is None or fired is None or reached is None or len(reached.input) != 3:

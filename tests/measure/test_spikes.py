@@ -85,7 +85,7 @@ def test_counts_equal_a_loop_over_every_spike_and_weight(case):
     assert layer.operand == ("binary" if neuron.D_N == 1 else "code")
 
 
-@pytest.mark.parametrize("largest", [1, 127, 255, 511])
+@pytest.mark.parametrize("largest", [1, 127, 255, 511, 2**15])
 def test_counts_do_not_depend_on_type_and_order_in_memory(largest):
     codes = torch.randint(0, largest + 1, (2, 3, 5, 6))
     codes[0, 0, 0, 0] = largest

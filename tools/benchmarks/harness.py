@@ -75,9 +75,10 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (models := [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]):
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    if models := [x for x in text.splitlines() if x.startswith("model name")]:
         name = models[0].partition(":")[2].strip()
-        flags = cpuinfo.read_text().partition("flags")[2].partition("\n")[0].split()
+        flags = text.partition("flags")[2].partition("\n")[0].split()
         name += "".join(f", {flag}" for flag in ("avx2", "avx512f", "avx_vnni", "avx512_vnni") if flag in flags)
     described = {"processor": name, "cores": CORES, "threads": torch.get_num_threads()}
     if device.startswith("cuda"):
