@@ -191,8 +191,8 @@ class Products:
     def _steps(self, conv: IntegerConv, step: Array, size: Size) -> str:
         """Return the steps of a branch by channel, repeated over a row if its width is known.
 
-        ONNX Runtime multiplies by a row faster than by a few channels, and folds the repetition; DequantizeLinear with a
-        step per channel is slower still.
+        ONNX Runtime multiplies by a row faster than by a few channels, and folds the repetition; DequantizeLinear with
+        a step per channel is slower still.
         """
         b = self.builder
         steps = b.constant(step, f"{conv.name}.step", np.float32)
