@@ -157,7 +157,7 @@ def mutate(model: onnx.ModelProto, rng: np.random.Generator) -> tuple[onnx.Model
 
 
 def _node_added(m: _Mutant) -> str:
-    """An operator between a tensor and one of its readers, all of them, or none."""
+    """Write an operator between a tensor and one of its readers, this and later ones, or none."""
     reader = m.node()
     index = m.one([i for i, name in enumerate(reader.input) if name])
     source, at = reader.input[index], m.place(reader)
@@ -187,10 +187,10 @@ def _node_added(m: _Mutant) -> str:
         op = f"Slice {ends} on axis {axis}"
         new = helper.make_node("Slice", [source, *numbers], [target], target)
     m.insert(at, new)
-    how = m.one(["one reader", "all readers", "no reader"]) if m.rng.random() < 0.5 else "one reader"
+    how = m.one(["one reader", "later readers", "no reader"]) if m.rng.random() < 0.5 else "one reader"
     if how == "one reader":
         m.graph.node[m.place(reader)].input[index] = target
-    elif how == "all readers":
+    elif how == "later readers":
         for node in list(m.graph.node)[at + 1 :]:
             rewire(node, source, target)
     return f"{op} added behind {source} for {how}"
@@ -514,7 +514,7 @@ def _information_added(m: _Mutant) -> str:
 
 
 def _output_renamed(m: _Mutant) -> str:
-    """A tensor gets another name where it is made, not where it is read."""
+    """Give a tensor another name where it is made, not where it is read."""
     node = m.node()
     before = node.output[0]
     node.output[0] = m.one([f"{before}/renamed", ""]) if m.rng.random() < 0.7 else m.node().output[0]
@@ -647,7 +647,7 @@ def equal(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 
 
 def candidates(images: Sequence[np.ndarray], rng: np.random.Generator, tries: int) -> Any:
-    """Yield images (1, 3, H, W) in [0, 1]: given ones, extremes, noise, and given ones with pixels or patches changed."""
+    """Yield images (1, 3, H, W) in [0, 1]: given ones, extremes, noise, given ones with pixels or patches changed."""
     yield from images
     shape = images[0].shape
     for value in (0, 1, 0.5):

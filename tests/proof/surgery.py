@@ -263,7 +263,7 @@ class Surgery:
             if needed & set(node.output):
                 kept.append(node)
                 needed.update(node.input)
-        nodes = [n for n in kept[::-1]]
+        nodes = kept[::-1]
         tensors = [t for t in self.graph.initializer if t.name in needed]
         copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
         constants = [onnx.TensorProto.FromString(t.SerializeToString()) for t in tensors]
@@ -288,6 +288,8 @@ class Surgery:
             if len(rest) == len(waiting):
                 raise LookupError(f"{rest[0].op_type} {rest[0].name} reads what is not there")
             waiting = rest
+        if all(a is b for a, b in zip(order, self.graph.node, strict=True)):
+            return
         copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in order]
         self.graph.ClearField("node")
         self.graph.node.extend(copies)

@@ -1,0 +1,135 @@
+"""What is said of frauds and mutations, found out with ONNX Runtime."""
+
+import hashlib
+
+import mutations
+import numpy as np
+import onnx
+import pytest
+import torch
+from frauds import CHANGES, CODE, FAILS, FRAUDS, SAME, trigger_image
+from mutations import differing_image, equal, mutate, run, session
+from networks import IBRA, calibrated, write_small
+from ultralytics import YOLO
+
+KINDS = sorted({fraud.kind for fraud in FRAUDS.values()})
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def honest(photos, tmp_path_factory):
+    """Spike graph of a small SpikeYOLO."""
+    folder = tmp_path_factory.mktemp("honest")
+    torch.manual_seed(0)
+    calibrated(write_small(folder / "small.yaml", IBRA), photos).save(folder / "small.pt")
+    return onnx.load(YOLO(folder / "small.pt").export(format="onnx", imgsz=SIDE, graph="spike"))
+
+
+@pytest.fixture(scope="module")
+def images(photos):
+    """Four photos, extremes, noise, and what opens backdoors: (1, 3, 64, 64) each."""
+    rng = np.random.default_rng(0)
+    shape = 1, 3, SIDE, SIDE
+    board = np.broadcast_to(np.indices((SIDE, SIDE)).sum(0) % 2, shape)
+    found = [photos.numpy()[i : i + 1] for i in range(4)]
+    found += [np.zeros(shape), np.ones(shape), board, rng.integers(0, 256, shape) / 255, rng.random(shape)]
+    return [np.asarray(image, np.float32) for image in [*found, trigger_image(found[0]), trigger_image(found[4])]]
+
+
+@pytest.fixture(scope="module")
+def outputs(honest, images):
+    opened = session(honest)
+    return [run(opened, image) for image in images]
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Truth by the hash of all that is computed: lies of notes alone are run once."""
+    return {}
+
+
+def truth(model, images, outputs, known):
+    """Return what becomes of the outputs."""
+    computed = onnx.ModelProto.FromString(model.SerializeToString())
+    computed.ClearField("metadata_props")
+    key = hashlib.sha256(computed.SerializeToString(deterministic=True)).digest()
+    if key not in known:
+        known[key] = _truth(model, images, outputs)
+    return known[key]
+
+
+def _truth(model, images, outputs):
+    opened = session(model)
+    if opened is None:
+        return FAILS
+    for image, expected in zip(images, outputs, strict=True):
+        found = run(opened, image)
+        if found is None:
+            return FAILS
+        if not equal(expected, found):
+            return CHANGES
+    return SAME
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_frauds_do_what_is_said_of_them(kind, honest, images, outputs, known):
+    wrong = {}
+    for name, fraud in FRAUDS.items():
+        if fraud.kind == kind:
+            found = truth(fraud(honest), images, outputs, known)
+            if found != fraud.truth:
+                wrong[name] = f"said: {fraud.truth}, is: {found}"
+    assert not wrong
+
+
+def test_every_fraud_finds_its_place_and_changes_the_file(honest):
+    content = honest.SerializeToString()
+    files = {name: fraud(honest).SerializeToString() for name, fraud in FRAUDS.items()}
+    assert honest.SerializeToString() == content
+    assert [name for name, file in files.items() if file == content] == []
+
+
+def test_a_place_that_is_not_there_is_an_error():
+    empty = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
+    for fraud in FRAUDS.values():
+        if fraud.kind in ("planes", "QLinearConv", "neurons", "branches", "whole sums"):
+            with pytest.raises(LookupError):
+                fraud(empty)
+
+
+def test_the_same_seed_makes_the_same_mutation(honest):
+    content = honest.SerializeToString()
+    for seed in range(100):
+        (one, words), (other, again) = (mutate(honest, np.random.default_rng(seed)) for _ in range(2))
+        assert words == again
+        assert type(one) is type(other)
+        assert (one if isinstance(one, bytes) else one.SerializeToString()) != content
+        assert one == other
+        assert len(words.splitlines()) == 1
+    assert honest.SerializeToString() == content
+
+
+@pytest.mark.slow
+def test_mutations_are_of_all_kinds_and_harmless_ones_change_nothing(honest, images):
+    kinds, harmless = set(), 0
+    for seed in range(150):
+        mutant, words = mutate(honest, np.random.default_rng(seed))
+        if words.startswith("harmless"):
+            harmless += 1
+            assert session(mutant) is not None, words
+            assert differing_image(honest, mutant, images[:2], np.random.default_rng(0), tries=2) is None, words
+        kinds.add(words.split()[0])
+    assert harmless
+    assert len(kinds) > 20
+
+
+def test_a_backdoor_is_found_with_its_image_alone(honest, images):
+    backdoor = FRAUDS["backdoor: boxes times 0 at nine pixels"](honest)
+    rng = np.random.default_rng(0)
+    assert differing_image(honest, backdoor, images[:2], rng, tries=4) is None
+    found = differing_image(honest, backdoor, images, rng, tries=0)
+    assert found is not None
+    assert (found[:, :, :3, :3] == np.float32(CODE / 255)).all()
+    assert differing_image(honest, b"no graph", images, rng) is None
+    assert len(list(mutations.candidates(images, rng, 8))) == len(images) + 3 + 8
