@@ -631,9 +631,10 @@ def _honest(content: bytes) -> Any:
 
 
 def run(opened: Any, image: np.ndarray) -> list[np.ndarray] | None:
-    """Return the outputs of a session for an image; None if it fails."""
+    """Return the outputs of a session for an image, its first input, whatever its name; None if it fails."""
     try:
-        return opened.run(None, {opened.get_inputs()[0].name: image})
+        inputs = [*opened.get_inputs(), *opened.get_overridable_initializers()]
+        return opened.run(None, {inputs[0].name: image})
     except Exception:  # of many types
         return None
 

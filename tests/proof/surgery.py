@@ -23,11 +23,16 @@ class Surgery:
     def __init__(self, model: onnx.ModelProto):
         self.model, self.graph = model, model.graph
         self.count = 0
+        self._made: dict[str, onnx.NodeProto] = {}  # by tensor; what is not or no longer so is looked for again
 
     # what is there
 
     def producer(self, tensor: str) -> onnx.NodeProto | None:
-        return next((n for n in self.graph.node if tensor in n.output), None)
+        known = self._made.get(tensor)
+        if known is None or tensor not in known.output:
+            self._made = {name: n for n in reversed(self.graph.node) for name in n.output}
+            known = self._made.get(tensor)
+        return known
 
     def made_by(self, tensor: str, op: str) -> bool:
         node = self.producer(tensor)
@@ -183,7 +188,7 @@ class Surgery:
         return name
 
     def producer_of(self, tensor: str) -> onnx.NodeProto:
-        return first(n for n in self.graph.node if tensor in n.output)
+        return first(n for n in [self.producer(tensor)] if n is not None)
 
     def made(self, tensor: str, op: str) -> onnx.NodeProto:
         """Return what makes a tensor, an operator of that type."""
@@ -254,6 +259,7 @@ class Surgery:
         for reader in self.readers(node.output[0]):
             rewire(reader, node.output[0], source)
         self.graph.node.remove(node)
+        self._made = {}
 
     def drop_unused(self) -> None:
         """Remove nodes and initializers that nothing reads."""
@@ -271,6 +277,7 @@ class Surgery:
         self.graph.ClearField("initializer")
         self.graph.node.extend(copies)
         self.graph.initializer.extend(constants)
+        self._made = {}
 
     def sort(self) -> None:
         """Put nodes into topological order, those that are in order as they are."""
@@ -293,6 +300,7 @@ class Surgery:
         copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in order]
         self.graph.ClearField("node")
         self.graph.node.extend(copies)
+        self._made = {}
 
     # notes
 

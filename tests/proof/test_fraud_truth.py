@@ -13,6 +13,7 @@ from networks import IBRA, calibrated, write_small
 from ultralytics import YOLO
 
 KINDS = sorted({fraud.kind for fraud in FRAUDS.values()})
+WRITTEN = {"file", "versions", "functions", "inputs", "outputs"}  # of which no pixel is read otherwise: fewer images
 SIDE = 64
 
 
@@ -74,20 +75,20 @@ def _truth(model, images, outputs):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_frauds_do_what_is_said_of_them(kind, honest, images, outputs, known):
-    wrong = {}
+    wrong, content = {}, honest.SerializeToString()
+    few = slice(None, None, 5 if kind in WRITTEN else 1)
     for name, fraud in FRAUDS.items():
         if fraud.kind == kind:
-            found = truth(fraud(honest), images, outputs, known)
+            model = fraud(honest)
+            assert model.SerializeToString() != content, name
+            found = truth(model, images[few], outputs[few], known)
+            if (found, fraud.truth) == (SAME, CHANGES):  # rare roundings
+                image = differing_image(honest, model, images[:1], np.random.default_rng(0), tries=200)
+                found = SAME if image is None else CHANGES
             if found != fraud.truth:
                 wrong[name] = f"said: {fraud.truth}, is: {found}"
     assert not wrong
-
-
-def test_every_fraud_finds_its_place_and_changes_the_file(honest):
-    content = honest.SerializeToString()
-    files = {name: fraud(honest).SerializeToString() for name, fraud in FRAUDS.items()}
     assert honest.SerializeToString() == content
-    assert [name for name, file in files.items() if file == content] == []
 
 
 def test_a_place_that_is_not_there_is_an_error():

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from surgery import Surgery, rewire, set_attribute
 
 Change = Callable[[Surgery], Any]
-Edit = Callable[[Surgery, onnx.NodeProto], Any]
+Edit = Callable[..., Any]  # of the surgery, a node, and what else is said of it
 Write = Callable[[Surgery, str], str]
 
 CHANGES, SAME, FAILS = "changes", "same", "fails"
@@ -148,27 +148,27 @@ def raised(term: Any) -> Write:
 
 def give(index: int, array: np.ndarray) -> Edit:
     """Return what gives a node another constant."""
-    return lambda s, n: s.give(n, index, array)
+    return lambda s, n, *_: s.give(n, index, array)
 
 
 def alter(index: int, change: Callable[[np.ndarray], np.ndarray]) -> Edit:
     """Return what changes the numbers that a node reads."""
-    return lambda s, n: s.change_at(n, index, change)
+    return lambda s, n, *_: s.change_at(n, index, change)
 
 
 def setting(name: str, value: Any) -> Edit:
     """Return what sets an attribute."""
-    return lambda s, n: set_attribute(n, name, value)
+    return lambda s, n, *_: set_attribute(n, name, value)
 
 
 def before(index: int, write: Write) -> Edit:
     """Return what writes before an input of a node."""
-    return lambda s, n: n.input.__setitem__(index, write(s, n.input[index]))
+    return lambda s, n, *_: n.input.__setitem__(index, write(s, n.input[index]))
 
 
 def behind(write: Write) -> Edit:
     """Return what writes behind a node."""
-    return lambda s, n: s.behind(n.output[0], lambda x: write(s, x))
+    return lambda s, n, *_: s.behind(n.output[0], lambda x: write(s, x))
 
 
 def f32(value: Any) -> np.ndarray:
