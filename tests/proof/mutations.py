@@ -607,17 +607,19 @@ MUTATIONS = list(WEIGHED)
 _SHARES = np.array(list(WEIGHED.values())) / sum(WEIGHED.values())
 
 
-def session(model: onnx.ModelProto | bytes) -> Any:
-    """Return an ONNX Runtime session that leaves a graph as it is; of a graph that it refuses, None."""
-    return _session(model if isinstance(model, bytes) else model.SerializeToString(deterministic=True))
+def session(model: onnx.ModelProto | bytes, *, optimise: bool = False) -> Any:
+    """Return an ONNX Runtime session, which leaves a graph as it is if not asked; of a graph that it refuses, None."""
+    content = model if isinstance(model, bytes) else model.SerializeToString(deterministic=True)
+    return _session(content, optimise=optimise)
 
 
-def _session(content: bytes) -> Any:
+def _session(content: bytes, *, optimise: bool = False) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -116,6 +116,16 @@ at_neuron(
     ),
     SAME,
 )
+for words, attributes, outcome in (
+    ("pooled with pads on one side", {"kernel_shape": [2, 2], "pads": [1, 1, 0, 0]}, CHANGES),
+    ("pooled with dilations", {"kernel_shape": [3, 3], "pads": [2, 2, 2, 2], "dilations": [2, 2]}, CHANGES),
+    ("pooled with auto_pad", {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}, CHANGES),
+    ("pooled alone, ceil_mode", {"kernel_shape": [1, 1], "ceil_mode": 1}, SAME),
+    ("pooled alone, storage_order", {"kernel_shape": [1, 1], "storage_order": 1}, SAME),
+    ("pooled alone, dilations that reach nothing", {"kernel_shape": [1, 1], "dilations": [5, 5]}, SAME),
+):
+    first_last = op("Transpose", perm=[0, 3, 1, 2]), op("MaxPool", **attributes), op("Transpose", perm=[0, 2, 3, 1])
+    at_neuron(words, behind(chain(*first_last)), outcome)
 at_neuron("never fires", before(0, raised(-1000000.0)))
 at_neuron("always fires", before(0, raised(1000000.0)))
 at_neuron("emits NaN", before(0, raised(np.nan)))

@@ -100,6 +100,16 @@ at_sum("weights changed", lambda s, n, p: s.change(s.kernel(n), lambda w: w[:, :
 at_sum("taps in another order", lambda s, n, p: s.change(s.kernel(n), lambda w: w[::-1]))
 at_sum("outputs in another order", lambda s, n, p: s.change(s.kernel(n), lambda w: w[..., ::-1]))
 at_sum("biases changed", lambda s, n, p: s.change(p["biases"].input[0], lambda a: a + 4096))
+at_sum("a bias of -2^31", lambda s, n, p: s.change(p["biases"].input[0], lambda a: np.where(a == a[0], -(2**31), a)))
+at_sum("biases along an axis that is not there", lambda s, n, p: set_attribute(p["biases"], "axis", 1), FAILS)
+at_sum(
+    "weights and biases of another step, the operands to match",
+    lambda s, n, p: [
+        s.change_at(p[part], 1, change)
+        for part, change in (("operands", lambda a: a * np.float32(2)), ("weights", lambda a: a / np.float32(2)))
+    ],
+    SAME,
+)
 at_sum("repeated along another axis", lambda s, n, p: tile_otherwise(s, n))
 at_sum(
     "planes of other weights",
