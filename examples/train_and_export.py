@@ -27,7 +27,7 @@ def main(model="ibra-spikeyolo-p.yaml", data="", epochs="2", imgsz="64", folder=
     best = Path(yolo.trainer.best)
     graph = YOLO(best).export(format="onnx", imgsz=int(imgsz))
     failed = 0
-    for check in verify(graph, images=2):  # on the two photographs that Ultralytics ships
+    for check in verify(graph, reference=best, images=2):  # on the two photographs that Ultralytics ships, and others
         print(check)
         failed += bool(check.problems)
     print(f"{graph}: {f'{failed} checks failed' if failed else 'proven'}")

@@ -49,19 +49,22 @@ def photo_digits(**options: Any) -> int:
 
 
 def verify(**options: Any) -> int:
-    """Prove that an ONNX graph is exact and emits the codes of its checkpoint; 1 if it is not."""
-    from spikeyolo.proof.verify import verify, what
+    """Prove what an ONNX file is; 1 if it is not shown."""
+    from spikeyolo.proof.verify import verify
 
     model = options.pop("model")
     if not model:
         raise ValueError("model= is missing, e.g. spikeyolo verify model=best.onnx")
-    failed = 0
+    checks = []
     for check in verify(model, **options):
         print(check, flush=True)
-        failed += bool(check.problems)
-    if failed:
+        checks.append(check)
+    if failed := sum(bool(check.problems) for check in checks):
         raise ValueError(f"{model} is not proven: {failed} check{'s' * (failed > 1)} failed")
-    print(f"{model} is proven: {what(model)}, exact for any image; equal on the images")
+    claims = [check.claim for check in checks if check.claim]
+    if not options["reference"]:
+        claims.append("compared with no checkpoint: give reference=best.pt")
+    print(f"{model} is proven: {'; '.join(claims)}")
     return 0
 
 
@@ -138,6 +141,7 @@ def show_help() -> int:
     print("spikeyolo WORD key=value ...\n")
     for name, word in WORDS.items():
         print(f"  {word.usage(name)}\n      {word.about}")
+    print("\ntrust=True loads a checkpoint as yolo does, which runs whatever is in it; without it nothing is run")
     print("\nEverything else goes to yolo, e.g.:")
     print("  spikeyolo train model=ibra-spikeyolo-p.yaml data=photo-digits.yaml imgsz=192")
     print("  spikeyolo predict model=runs/detect/train/weights/best.pt source=image.jpg")
@@ -153,19 +157,20 @@ WORDS = {
     ),
     "verify": Word(
         verify,
-        {"model": "", "reference": "", "source": "", "images": 8, "webassembly": ""},
-        "prove that an exported graph is exact and emits its checkpoint's codes; webassembly=node_modules: there too",
+        {"model": "", "reference": "", "source": "", "images": 8, "webassembly": "", "trust": False},
+        "prove what an exported graph is: spike-driven, exact, equal to reference=best.pt, for any image",
     ),
     "report": Word(
         report,
         {"model": "", "data": "", "source": "", "images": 200, "imgsz": 0, "split": "val", "preset": "", "device": ""}
-        | {"project": "", "name": "report"},
+        | {"project": "", "name": "report", "trust": False},
         "count spikes exactly and estimate energy; model=a.pt,b.pt,c.onnx compares; imgsz=0: as trained; presets: all",
     ),
     "demo": Word(
         demo,
         {"source": "", "model": "ibra-spikeyolo-p.pt", "imgsz": 0, "conf": 0.25, "iou": 0.7, "layer": ""}
-        | {"preset": "45nm-float32", "show": "auto", "save": "auto", "device": "", "project": "", "name": "demo"},
+        | {"preset": "45nm-float32", "show": "auto", "save": "auto", "device": "", "project": "", "name": "demo"}
+        | {"trust": False},
         "boxes, spike planes and modelled energy on a camera (source=0), video, stream or folder; a clip by default",
     ),
     "import": Word(
@@ -177,13 +182,13 @@ WORDS = {
         convert,
         {"model": "", "data": "", "bits": 0, "D": 0.0, "N": 0.0, "percentile": 0.0}
         | {"per_layer": True, "power_of_two": True, "batchnorm": False, "table": False, "images": 128, "imgsz": 0}
-        | {"batch": 16, "device": "", "project": "", "name": ""},
+        | {"batch": 16, "device": "", "project": "", "name": "", "trust": False},
         "make a trained ANN spiking, without training: 8 bits by default; D=5.11 N=100: one range, as in the paper",
     ),
     "coco": Word(
         coco,
         {"model": "", "images": "", "annotations": "", "imgsz": 0, "batch": 16, "conf": 0.001, "iou": 0.7}
-        | {"max_det": 300, "device": "", "save_json": "", "skip_missing": False},
+        | {"max_det": 300, "device": "", "save_json": "", "skip_missing": False, "trust": False},
         "COCO metrics (pycocotools) of a .pt or .onnx on a COCO-format annotation file",
     ),
     "help": Word(show_help, {}, "this text"),
@@ -222,9 +227,10 @@ def main() -> int:
         if word := WORDS.get(name):
             return word.run(**parse_arguments(name, word, arguments))
         return _pass_through(name)
-    except (ValueError, OSError, RuntimeError) as e:
+    except (ValueError, OSError, RuntimeError, MemoryError) as e:
         if name in WORDS or isinstance(e, _Refused):
-            print(f"spikeyolo{f' {name}' if name in WORDS else ''}: {e}", file=sys.stderr)
+            told = str(e) or "this needs more memory than there is"
+            print(f"spikeyolo{f' {name}' if name in WORDS else ''}: {told}", file=sys.stderr)
             return 1
         raise  # as the yolo command does
     except KeyboardInterrupt:

@@ -92,7 +92,8 @@ def test_a_broken_arrow_is_named(name, source, said):
     [
         ("spikeyolo.neurons", "ultralytics onnx cv2"),
         ("spikeyolo.records", "ultralytics onnx cv2"),
-        ("spikeyolo.proof.spike_graph", "torch ultralytics"),
+        ("spikeyolo.proof.agreement", "torch ultralytics"),
+        ("spikeyolo.proof.evaluator", "torch ultralytics"),
         ("spikeyolo.graph.notes", "torch ultralytics"),
         ("spikeyolo.measure", "torch ultralytics"),
         ("spikeyolo.plugin", "torch ultralytics onnx"),

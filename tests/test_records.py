@@ -1,9 +1,12 @@
 """Nothing in a checkpoint is executed, whatever it holds; and what it holds is read right."""
 
+import json
 import os
 import pickle
 import pickletools
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from collections import OrderedDict
@@ -12,20 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hostile import files, storage, tensor, text, whole, write
 
-from spikeyolo.records import Record, StoredTensor, modules, read_checkpoint, state_dict
+from spikeyolo.records import Method, Record, StoredTensor, modules, read_checkpoint, shown, state_dict
 
 VECTORS = Path(__file__).parent / "vectors"
-
-
-def write(path, program, *, storages=None, compress=zipfile.ZIP_STORED, **more):
-    with zipfile.ZipFile(path, "w", compress) as archive:
-        archive.writestr("net/data.pkl", program)
-        for key, data in (storages or {}).items():
-            archive.writestr(f"net/data/{key}", data)
-        for name, data in more.items():
-            archive.writestr(f"net/{name}", data)
-    return path
 
 
 class Call:
@@ -38,10 +32,6 @@ class Call:
         return self.call
 
 
-def text(string):
-    return b"X" + struct.pack("<I", len(string)) + string.encode()
-
-
 MARK = "was-run"  # a file that a hostile program makes in the current folder
 SHELL = f"touch {MARK}"
 TOUCH = f"__import__('pathlib').Path('{MARK}').touch()"
@@ -49,21 +39,23 @@ TOUCH = f"__import__('pathlib').Path('{MARK}').touch()"
 
 def tensor_program(numbers, size, stride=b"(K\x01t"):
     """Return a pickle of one tensor with arbitrary numbers: that of its storage, its size and stride."""
-    head = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(("
-    head += text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + numbers + b"tQK\x00"
-    return head + size + stride + b"\x89N" + b"tR."
+    return b"\x80\x02" + tensor(storage("0", numbers), size, stride) + b"."
 
 
-HUGE = b"\x8a\x08" + (10**12).to_bytes(8, "little")
+HUGE = whole(10**12)
 PROGRAMS = {
     "os.system": (pickle.dumps(Call(os.system, SHELL), 2), r"posix\.system"),
     "protocol 0": (b"cos\nsystem\n(S'" + SHELL.encode() + b"'\ntR.", r"os\.system"),
-    "protocol 4": (pickle.dumps(Call(os.system, SHELL), 4), r"posix\.system"),
+    "protocol 4": (pickle.dumps(Call(os.system, SHELL), 4), "instruction PROTO in its pickle"),
     "eval": (pickle.dumps(Call(eval, TOUCH), 2), r"builtins\.eval"),
-    "exec": (pickle.dumps(Call(exec, TOUCH), 4), r"builtins\.exec"),
+    "exec": (pickle.dumps(Call(exec, TOUCH), 2), r"builtins\.exec"),
     "getattr": (pickle.dumps(Call(getattr, [], "append"), 2), r"builtins\.getattr"),
-    "instance": (b"(S'" + SHELL.encode() + b"'\nios\nsystem\n.", r"os\.system"),
+    "instance": (b"(S'" + SHELL.encode() + b"'\nios\nsystem\n.", "instruction STRING"),
+    "instance of what is allowed": (b"(iultralytics.nn.tasks\nattempt_load_weights\n.", "instruction INST"),
     "object": (b"(cos\nsystem\nS'" + SHELL.encode() + b"'\no.", r"os\.system"),
+    "object of what is allowed": (b"(cultralytics.nn.tasks\nattempt_load_weights\no.", "instruction OBJ"),
+    "name from the stack": (b"\x80\x02" + text("os") + text("system") + b"\x93.", "instruction STACK_GLOBAL"),
+    "extension": (b"\x80\x02\x82\x01.", "instruction EXT1"),
     "nested": (pickle.dumps({"model": [Call(set, [Call(os.system, SHELL)])]}, 2), r"posix\.system"),
     "import": (b"\x80\x02cimportlib\nimport_module\n" + text("antigravity") + b"\x85R.", r"importlib\.import_module"),
     "torch.load": (b"\x80\x02ctorch\nload\n" + text("x.pt") + b"\x85R.", r"torch\.load"),
@@ -74,12 +66,22 @@ PROGRAMS = {
         r"os\.system",
     ),
     "late": (b"\x80\x02}" + text("model") + b"Nscos\nsystem\n" + text(SHELL) + b"\x85R.", r"os\.system"),
-    "memo": (b"\x80\x02]r" + struct.pack("<I", 2**32 - 1) + b".", "memo of 4294967295 entries"),
-    "bytes": (b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.", "damaged"),
+    "memo": (b"\x80\x02]r" + struct.pack("<I", 2**32 - 1) + b"0.", "instruction POP"),
+    "bytes": (b"\x80\x02\x96" + struct.pack("<Q", 2**40) + b"x.", "damaged"),
+    "text": (b"\x80\x02X" + struct.pack("<I", 2**32 - 1) + b"x.", "damaged"),
+    "number": (b"\x80\x02" + whole(2**200) + b".", "whole number of more than 128 bits"),
+    "long number": (b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"1.", "damaged"),
+    "never remembered": (b"\x80\x02h\x01.", "damaged"),
+    "method": (b"\x80\x02c__builtin__\ngetattr\nN" + text("forward") + b"\x86R.", r"builtins\.getattr"),
+    "two states": (b"\x80\x02cultralytics.nn.tasks\nX\n)\x81}" + text("a") + b"Nsb}b.", "two states"),
+    "key": (b"\x80\x02}G" + struct.pack(">d", 0.5) + b"Ns.", r"has the key 0\.5"),
+    "member": (b"\x80\x02c__builtin__\nset\n]N\x85a\x85R.", r"has the key \(None,\)"),
     "tensor": (tensor_program(b"K\x01", b"(" + HUGE + b"t", b"(K\x00t"), r"declares a tensor of size \(10000"),
     "negative": (tensor_program(b"K\x01", b"(J\xff\xff\xff\xfft"), "impossible tensor"),
     "set attribute": (b"\x80\x02ccollections\nOrderedDict\nN}" + text("x") + b"K\x01s\x86b.", "damaged"),
-    "stack": (b"\x80\x020.", "damaged"),
+    "mapping of pairs": (b"\x80\x02ccollections\nOrderedDict\n]\x85R.", r"collections\.OrderedDict in a way"),
+    "stack": (b"\x80\x02s.", "damaged"),
+    "nothing": (b"\x80\x02", "damaged"),
     "not a pickle": (b"\xff\xff\xff", "damaged"),
 }  # fmt: skip
 
@@ -112,17 +114,81 @@ def test_bombs_are_refused(tmp_path):
         read_checkpoint(write(tmp_path / "a.pt", program + bytes(10**7), compress=zipfile.ZIP_DEFLATED))
     # a storage that is not there, one that is too short, and files that share their bytes
     program = tensor_program(b"M\xe8\x03", b"(M\xe8\x03t")
-    found = read_checkpoint(write(tmp_path / "b.pt", program, storages={"0": bytes(100)}))
     with pytest.raises(ValueError, match="has 100 bytes for 1000 numbers"):
-        found.load()
+        read_checkpoint(write(tmp_path / "b.pt", program, storages={"0": bytes(100)}))
     with pytest.raises(ValueError, match="damaged"):
-        read_checkpoint(write(tmp_path / "c.pt", program)).load()
+        read_checkpoint(write(tmp_path / "c.pt", program))
     content = bytearray(write(tmp_path / "d.pt", program, storages={"0": bytes(4000)}).read_bytes())
     entry = content.index(b"PK\x01\x02", content.index(b"PK\x01\x02") + 1)
     content[entry + 20 : entry + 28] = struct.pack("<II", 2**31, 2**31)  # sizes in the directory
     (tmp_path / "d.pt").write_bytes(content)
     with pytest.raises(ValueError, match="zip bomb"):
         read_checkpoint(tmp_path / "d.pt")
+
+
+MEASURE = """
+import json, resource, sys
+from spikeyolo.records import read_checkpoint, state_dict
+
+def used():
+    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+
+for name, file, size in json.load(sys.stdin):
+    resource.setrlimit(resource.RLIMIT_AS, (used() + 2**26 + 12 * size, resource.RLIM_INFINITY))
+    try:
+        content = read_checkpoint(file)
+        if isinstance(content, dict) and "model" in content:
+            state_dict(content["model"])
+        said = "read"
+    except ValueError as e:
+        said = str(e)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+    content = None
+    print(json.dumps([name, said]), flush=True)
+"""
+SAID = {
+    "empty lists": "a pickle of more than 16 MB",
+    "empty dictionaries": "instructions, too many for its size",
+    "nested lists": "instructions, too many for its size",
+    "doubled tuples": "has the key (((",
+    "doubled key": "has the key (((",
+    "deep key": "instructions, too many for its size",
+    "colliding keys": "has the key 11529215046068469755",
+    "huge number": "instruction LONG4",
+    "many sides": "impossible tensor of size",
+    "huge sides": "whole number of more than 128 bits",
+    "cyclic module with a long name": "for the name of a module",
+    "cyclic module without a name": "has '' for the name of a module",
+    "doubled modules": "modules without end",
+    "600 tensors on one storage": "read",
+    "one state for many": "read",
+    "one list for many sets": "instructions, too many for its size",
+    "many classes": "read",
+    "long name": "calls for os.aaaa",
+    "loop of DUP": "instruction DUP",
+    "65,000 entries": "has more than 16,384 entries",
+    "two entries of one name": "two entries of one name",
+    "overlapping entries": "more content than it has",
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited by what /proc tells")
+def test_hostile_files_take_no_more_than_their_size(tmp_path):
+    """In a process that has 64 MB and 12 times the file's size; what once hung or took gigabytes ends in seconds."""
+    written = files(tmp_path)
+    assert written.keys() == SAID.keys()
+    about = json.dumps([[name, str(file), file.stat().st_size] for name, file in written.items()])
+    command = [sys.executable, "-c", MEASURE]
+    try:
+        done = subprocess.run(command, input=about, capture_output=True, text=True, timeout=240, check=False)
+    finally:
+        for file in written.values():
+            file.unlink()
+    said = dict(map(json.loads, done.stdout.splitlines()))
+    assert said.keys() == SAID.keys(), done.stderr[-2000:]
+    assert {name: text for name, text in said.items() if SAID[name] not in text} == {}
+    assert max(map(len, said.values())) < 500
+    assert all(text.isprintable() for text in said.values())
 
 
 def record(children):
@@ -134,13 +200,16 @@ def record(children):
 def test_networks_without_end_are_refused():
     loop = record({})
     loop.attributes["_modules"]["again"] = loop
-    with pytest.raises(ValueError, match="more than"):
+    with pytest.raises(ValueError, match="without end"):
         modules(loop)
     wide = record({})
     for _ in range(60):  # 2^60 paths, 60 modules
         wide = record({"a": wide, "b": wide})
-    with pytest.raises(ValueError, match="more than"):
+    with pytest.raises(ValueError, match="without end"):
         modules(wide)
+    for name in ("", "a.b", "a\n", "a" * 300, 5):
+        with pytest.raises(ValueError, match="for the name of a module"):
+            modules(record({name: record({})}))
 
 
 def test_one_storage_makes_no_more_numbers_than_it_has(tmp_path):
@@ -176,6 +245,35 @@ def test_what_torch_saves_is_read_back(tmp_path):
     assert found["plain"] == content["plain"]
     assert found["ordered"] == content["ordered"]
     assert isinstance(found["numpy"], Record)
+
+
+def test_tensors_of_one_storage_share_it(tmp_path):
+    base = torch.arange(1000.0)
+    torch.save([base[:10], base[5:]], tmp_path / "x.pt")
+    first, second = (stored.load() for stored in read_checkpoint(tmp_path / "x.pt"))
+    first[5] = 99
+    assert second[0] == 99
+
+
+def test_a_fused_network_names_its_method(tmp_path):
+    from ultralytics.nn.modules import Conv
+
+    layer = Conv(3, 4)
+    layer.forward = layer.forward_fuse
+    torch.save(layer, tmp_path / "x.pt")
+    found = read_checkpoint(tmp_path / "x.pt")
+    method = found.attributes["forward"]
+    assert isinstance(method, Method)
+    assert (method.of, method.name) == (found, "forward_fuse")
+
+
+def test_what_is_shown_of_values_is_short_and_plain():
+    doubled = ()
+    for _ in range(100):
+        doubled = (doubled, doubled)
+    for value in ("a" * 10**6, "a\nb\x1b[31m\u202e", 10**30, doubled, {"a": [doubled] * 100}, Record("m", "n" * 10**6)):
+        assert len(shown(value)) < 1000
+        assert shown(value).isprintable()
 
 
 def test_modules_become_records(tmp_path):

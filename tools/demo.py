@@ -46,7 +46,7 @@ def main() -> None:
     run("yolo", "predict", model, source, project, "name=predict")
     run("spikeyolo", "demo", model, f"source={CLIP}", project, "show=False", "save=True")
     run("yolo", "export", model, "format=onnx")
-    run("spikeyolo", "verify", graph, source, "images=1")
+    run("spikeyolo", "verify", graph, f"reference={WEIGHTS}", source, "images=1")
     run("spikeyolo", "report", model, source, "images=12", project)
 
     card = json.loads((WEIGHTS_DIR / WEIGHTS).with_suffix(".json").read_text())["evaluation"]

@@ -38,6 +38,9 @@ class NormedConv(Conv):
         """Delete an attribute; `fuse()` deletes ``bn`` when it is in the weights."""
         if name == "bn" and isinstance(norm := self.bn, nn.BatchNorm2d):
             self.mean, self.deviation = norm.bias.detach().clone(), norm.weight.detach().abs()
+            if norm.running_var is not None:
+                bias = self.get_parameter("conv.bias")
+                bias.data += 0 * norm.running_var  # not a number where a division by infinity would hide it
         super().__delattr__(name)
 
 

@@ -138,7 +138,9 @@ def collapse(layers: list[nn.Conv2d | nn.BatchNorm2d]) -> nn.Conv2d:
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d):
             scale, shift = (a.double() for a in affine(layer))
-            weight, bias = weight * scale.view(-1, 1, 1, 1), bias * scale + shift
+            assert layer.running_var is not None
+            hidden = 0 * layer.running_var  # not a number where a division by infinity would hide it
+            weight, bias = weight * scale.view(-1, 1, 1, 1), bias * scale + shift + hidden
         elif layer.groups == 1:  # 1x1
             mix = layer.weight.double().flatten(1)
             weight, bias = torch.tensordot(mix, weight, 1), mix @ bias

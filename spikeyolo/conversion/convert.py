@@ -20,6 +20,7 @@ from spikeyolo.data.images import Images
 from spikeyolo.files import sha256, whole_folder
 from spikeyolo.network.checkpoints import free_file, open_detector, save_checkpoint, validate
 from spikeyolo.network.real_valued import real_valued
+from spikeyolo.network.sound import check_image_size
 from spikeyolo.neurons import neurons_of
 from spikeyolo.processor import use_all_cores
 
@@ -62,6 +63,7 @@ def convert(
     device: str = "",
     project: str | Path = "",
     name: str = "",
+    trust: bool = False,
 ) -> Converted:
     """Make a spiking network of a trained ANN, and evaluate both; nothing is trained.
 
@@ -77,6 +79,7 @@ def convert(
         device: As for ``yolo``.
         project: Folder to write to; ``runs/convert`` of Ultralytics by default.
         name: Name of the files to write, without suffix; a number is added if they exist.
+        trust: Whether to load the checkpoint as ``yolo`` does, which runs whatever program it holds.
 
     Raises:
         OSError: If a file is missing, or nothing can be written.
@@ -87,7 +90,8 @@ def convert(
         raise ValueError("model= is missing, e.g. spikeyolo convert model=relu-spikeyolo-p.pt data=photo-digits.yaml")
     if min(images, batch) < 1 or imgsz < 0:
         raise ValueError(f"images and batch must be at least 1, got images={images}, batch={batch}, imgsz={imgsz}")
-    yolo = open_detector(model)
+    check_image_size(imgsz or 640, "imgsz")
+    yolo = open_detector(model, trust=trust)
     spiking_copy = SpikingCopy(yolo.model)
     network = spiking_copy.network
     size: Any = check_imgsz(imgsz or yolo.overrides.get("imgsz") or 640, stride=int(network.stride.max()))
@@ -118,7 +122,7 @@ def convert(
         }
         part = folder / target.name
         save_checkpoint(network, part, train_args=arguments, about={"converted": about})
-        after = validate(open_detector(part), folder, **validation)
+        after = validate(open_detector(part, trust=trust), folder, **validation)
         done = Converted(target, network, ranges, calibrating.about, real_valued(network), before, after)
         if table:
             done.table = bits_table.evaluate(

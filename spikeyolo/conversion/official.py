@@ -14,11 +14,12 @@ from ultralytics.utils import YAML
 
 from spikeyolo.assets import ARCHITECTURE
 from spikeyolo.files import sha256
-from spikeyolo.network.checkpoints import free_file, save_checkpoint
+from spikeyolo.network.checkpoints import free_file, known_arguments, save_checkpoint
 from spikeyolo.network.names import neuron_named
 from spikeyolo.network.parser import parse_model
+from spikeyolo.network.sound import check_names, check_network
 from spikeyolo.neurons import NeuronConfig
-from spikeyolo.records import Record, modules, read_checkpoint, state_dict
+from spikeyolo.records import Record, modules, read_checkpoint, shown, state_dict
 
 _NAMES = (  # official name, ours; applied in this order
     (r"\.encode_conv\.", r".conv."),
@@ -91,11 +92,10 @@ def import_checkpoint(model: str | Path, *, neuron: str = "", project: str | Pat
     try:
         record = _find_network(checkpoint)
         network, trained = _rebuild(record, other)
+        check_network(network)
+        arguments = known_arguments(checkpoint)
     except (ValueError, TypeError) as e:
         raise ValueError(f"{file}: {e}") from e
-    stated, known = checkpoint.get("train_args"), {"data": str, "imgsz": int}
-    stated = stated if isinstance(stated, dict) else {}
-    arguments = {key: stated[key] for key, kind in known.items() if isinstance(stated.get(key), kind)}
     stem = name or f"{file.stem}{f'-{neuron}' if neuron else ''}"
     about = {"imported": {"file": file.name, "sha256": sha256(file), "trained_with": trained.to_mapping()}}
     target = free_file(stem, project=project, folder="import")
@@ -141,23 +141,25 @@ def _rebuild(network: Record, other: NeuronConfig | None) -> tuple[Any, NeuronCo
     names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
     stated = yaml.get("nc") if isinstance(yaml, dict) else None
     nc = rebuilt.yaml["nc"]
-    if not isinstance(names, dict) or sorted(names) != list(range(nc)) or stated not in (None, nc):
+    if not isinstance(names, dict) or len(names) != nc or stated not in (None, nc):
         count = len(names) if isinstance(names, dict) else "no"
         raise ValueError(
-            f"contradicts itself: the head has {nc} classes, the YAML {stated}, and there are {count} names"
+            f"contradicts itself: the head has {nc} classes, the YAML {shown(stated)}, and there are {count} names"
         )
-    rebuilt.names = {int(i): str(name) for i, name in names.items()}
+    check_names(names)
+    rebuilt.names = {i: names[i] for i in range(nc)}
     return rebuilt, trained
 
 
 def _neuron_of(parts: Mapping[str, Record]) -> NeuronConfig:
     """Return the neuron of a recorded network: T from its encoder, D from the name of its neurons' class."""
-    T = {part.attributes.get("T") for part in parts.values() if part.name == "MS_GetT"}
-    D = {int(match[1]) for part in parts.values() if (match := re.fullmatch(r"MultiSpike(\d+)", part.name))}
-    if len(T) != 1 or len(D) != 1 or None in T:
-        raise ValueError(f"has no common number of timesteps and levels: T in {T or '{}'}, D in {D or '{}'}")
-    steps: Any = T.pop()
-    if isinstance(steps, int) and steps > MAX_T:
+    stated = [part.attributes.get("T") for part in parts.values() if part.name == "MS_GetT"]
+    T = {steps for steps in stated if type(steps) is int}
+    D = {int(match[1]) for part in parts.values() if (match := re.fullmatch(r"MultiSpike(\d{1,4})", part.name))}
+    if len(T) != 1 or len(D) != 1 or not all(type(steps) is int for steps in stated):
+        raise ValueError(f"has no common number of timesteps and levels: T in {shown(stated)}, D in {shown(D)}")
+    steps = T.pop()
+    if steps > MAX_T:
         raise ValueError(f"has T={steps} timesteps, more than {MAX_T} are refused")
     return replace(OFFICIAL, T=steps, numbers={**OFFICIAL.numbers, "D": D.pop()})
 
@@ -168,11 +170,14 @@ def _compare_layers(parts: Mapping[str, Record], rebuilt: DetectionModel) -> Non
     for path, part in parts.items():
         if part.name in keys:
             name = official_name(f"{path}.weight").removesuffix(".weight")
-            layer = rebuilt.get_submodule(name)
+            try:
+                layer = rebuilt.get_submodule(name)
+            except AttributeError as e:
+                raise ValueError(f"has a {part.name} at {path}, a SpikeYOLO has none there") from e
             for key in keys[part.name]:
-                theirs, expected = part.attributes.get(key), getattr(layer, key)
+                theirs, expected = part.attributes.get(key), getattr(layer, key, None)
                 if theirs != expected:
-                    raise ValueError(f"{path} has {key} {theirs}, a SpikeYOLO has {expected} there")
+                    raise ValueError(f"{path} has {key} {shown(theirs)}, a SpikeYOLO has {expected} there")
 
 
 def from_official_state_dict(state_dict: Mapping[str, Tensor], *, T: int = 1) -> DetectionModel:

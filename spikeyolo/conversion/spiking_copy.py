@@ -47,6 +47,7 @@ class SpikingCopy:
 
     def set_ranges(self, ranges: Mapping[str, list[float]]) -> None:
         """Give each neuron its [D, N, rest], and note them in the YAML, of which training builds the network again."""
+        ranges = {name: [float(D), float(N), int(rest)] for name, (D, N, rest) in ranges.items()}  # not numpy's
         NeuronConfig(type="ibra-lif", ranges=ranges).set_ranges(self.network.model)
         (D, N, rest), *others = {tuple(numbers) for numbers in ranges.values()}
         own: dict[str, Any] = {"ranges": dict(ranges)} if others or rest else {"numbers": {"D": D, "N": N}}

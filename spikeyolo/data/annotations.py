@@ -11,7 +11,10 @@ from PIL import Image
 from ultralytics.data.utils import exif_size
 from ultralytics.utils import LOGGER
 
+from spikeyolo.records import shown
+
 NAMELESS = re.compile(r"(class)?\d+")  # what models call classes that nobody has named
+MAX_NAME = 200  # characters of a category's name
 SHOWN = 5  # files or classes that an error lists
 
 
@@ -26,7 +29,7 @@ def read_annotations(file: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"annotations={file} does not exist; give a COCO-format JSON file")
     try:
         dataset = json.loads(file.read_bytes(), object_hook=_without_outline)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"annotations={file} is no complete JSON file ({e}); copy it again") from e
 
     def demand(holds: bool, problem: str) -> None:
@@ -46,6 +49,9 @@ def read_annotations(file: Path) -> dict[str, Any]:
         demand(bool(dataset[key]), f"its list of {key} is empty")
         twice = [i for i, n in Counter(entry["id"] for entry in dataset[key]).items() if n > 1]
         demand(not twice, f"id {twice[:1]} of {key} is not unique")
+    for i, category in enumerate(dataset["categories"]):
+        shows = len(category["name"]) <= MAX_NAME and category["name"].isprintable()
+        demand(shows, f"categories[{i}] has the name {shown(category['name'])}, too long or with control characters")
     known = {key: {entry["id"] for entry in dataset[key]} for key in ("images", "categories")}
     for i, a in enumerate(dataset.get("annotations", [])):
         demand(a["image_id"] in known["images"], f"annotations[{i}] names an unknown image_id {a['image_id']}")

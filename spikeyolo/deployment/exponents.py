@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from ultralytics.nn.modules.head import Detect
 
 from spikeyolo.blocks import NormedConv
 from spikeyolo.deployment.form import form_of
@@ -145,7 +146,11 @@ def _hooked(hooks: list[Any]) -> Iterator[None]:
 
 
 def _run(model: Any) -> None:
-    """Run a network once on black."""
+    """Run a network once on black; its heads keep the places that they know, of which PyTorch exports no arithmetic."""
     size = 2 * int(model.stride.max())
     first = next(model.parameters())
+    heads = [m for m in model.modules() if isinstance(m, Detect)]
+    known = [(head.anchors, head.strides, head.shape) for head in heads]
     model(torch.zeros(1, model.yaml.get("channels", 3), size, size, device=first.device))
+    for head, (anchors, strides, shape) in zip(heads, known, strict=True):
+        head.anchors, head.strides, head.shape = anchors, strides, shape

@@ -4,6 +4,9 @@ Both are the deploy form (`spikeyolo.deployment`). Ultralytics' own exporter wri
 graph of whole numbers: codes or their binary planes, eight-bit weights, sums in int32. Standard ONNX operators only.
 """
 
+import functools
+import inspect
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,6 +30,8 @@ from spikeyolo.graph.products import WIDE, Map, Product, about
 from spikeyolo.network.real_valued import attention_of, real_valued
 from spikeyolo.version import __version__
 
+SOFTPLUS = 18  # the last opset in which ONNX Runtime has it in float64
+
 
 def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
     """Write the graph that ``exporter.args`` asks for, whole or not at all.
@@ -44,23 +49,12 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
     """
     trained, source = exporter.model, exporter.file
     asked = {key: getattr(exporter.args, key, default) for key, default in EXPORT_ARGUMENTS.items()}
-    graph, planes = asked["graph"], asked["planes"]
-    exporter.model = deploy(trained, planes=planes, weight_bits=asked["weight_bits"])
-    form = form_of(exporter.model)
-    if any(isinstance(m, StepActivation) and isinstance(m.activation, torch.nn.GELU) for m in exporter.model.modules()):
-        raise ValueError(
-            "GELU of potentials has no float64 operator in ONNX Runtime; train with SiLU or ReLU, then export"
-        )
+    graph = asked.pop("graph")
     target = source.with_suffix(".onnx")
     with whole_file(target, "copy the checkpoint to a folder that you can write") as part:
-        exporter.file = part
-        with warnings.catch_warnings():
-            # of the exporter about its own form of the border's width; the slimmer behind it folds that
-            warnings.filterwarnings("ignore", message="Constant folding - Only steps=1")
-            stock()
-        model = onnx.load(part)
+        model, form = _skeleton(exporter, stock, part, **asked)
         layers = lower(model, form, graph=graph)
-        notes = describe(trained, form, layers, graph=graph, planes=planes, source=source)
+        notes = describe(trained, form, layers, graph=graph, planes=asked["planes"], source=source)
         notes = replace(notes, graph_sha256=digest_of(model))
         check(model, notes)
         helper.set_model_props(model, {**metadata(model), **notes.write()})
@@ -68,6 +62,70 @@ def export_onnx(exporter: Any, stock: Callable[[], str]) -> str:
         _log(model, form, notes, part)
     exporter.file = source
     return str(target)
+
+
+def _skeleton(exporter: Any, stock: Callable[[], str], file: Path, **asked: int | None) -> tuple[Any, DeployForm]:
+    """Let Ultralytics write a network in deploy form, in which layers are named in place of their arithmetic."""
+    from ultralytics.utils.export.engine import best_onnx_opset
+
+    exporter.model = deploy(exporter.model, **asked)  # pyright: ignore[reportArgumentType]
+    activations = [m.activation for m in exporter.model.modules() if isinstance(m, StepActivation)]
+    if any(isinstance(activation, torch.nn.GELU) for activation in activations):
+        raise ValueError(
+            "GELU of potentials has no float64 operator in ONNX Runtime; train with SiLU or ReLU, then export"
+        )
+    opset = exporter.args.opset or best_onnx_opset(onnx)
+    if opset > SOFTPLUS and any(isinstance(activation, torch.nn.Mish) for activation in activations):
+        raise ValueError(
+            f"Mish of potentials has no float64 operator in ONNX Runtime at opset={opset}; use opset={SOFTPLUS}"
+        )
+    exporter.file = file
+    with warnings.catch_warnings():
+        # of the exporter about its own form of the border's width; the slimmer behind it folds that
+        warnings.filterwarnings("ignore", message="Constant folding - Only steps=1")
+        stock()
+    return onnx.load(file), form_of(exporter.model)
+
+
+def write_skeleton(
+    network: torch.nn.Module, *, planes: int | None = None, weight_bits: int | None = None, **arguments: Any
+) -> tuple[onnx.ModelProto, DeployForm, Any]:
+    """Return the skeleton of a trained network, as an export makes it, its deploy form, and what of it was exported.
+
+    Args:
+        network: Ultralytics' network; it is left as it is.
+        planes: As for ``yolo export``.
+        weight_bits: Likewise.
+        arguments: Others of ``yolo export``.
+
+    Raises:
+        ValueError: As for ``yolo export``.
+    """
+    from ultralytics.engine.exporter import Exporter
+
+    found: list[tuple[Any, DeployForm, Any]] = []
+
+    class SkeletonExporter(Exporter):
+        """Ultralytics' exporter, which stops at the skeleton."""
+
+        def export_onnx(self, *args: Any, **kwargs: Any) -> str:
+            """Keep the skeleton, and no file."""
+            stock = functools.partial(inspect.unwrap(Exporter.export_onnx), self, *args, **kwargs)
+            trained = self.model
+            with tempfile.TemporaryDirectory(prefix="spikeyolo-skeleton-") as folder:
+                file = Path(folder, "skeleton.onnx")
+                found.append((*_skeleton(self, stock, file, planes=planes, weight_bits=weight_bits), trained))
+            return ""
+
+    level = LOGGER.level
+    LOGGER.setLevel("CRITICAL")  # it tells of an export that nobody asked for
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            SkeletonExporter(overrides={"format": "onnx", "mode": "export", **arguments})(model=network)
+    finally:
+        LOGGER.setLevel(level)
+    return found[0]
 
 
 def describe(
@@ -98,7 +156,7 @@ def describe(
         unit=form.unit,
         planes=form.planes,
         weight_bits=form.weight_bits,
-        layers={name: about(*layers[name]) for name in form.convs},
+        layers={name: about(*layers[name]) for name in form.convs if name in layers},
         factored_weights={name: c.factored_weights for name, c in form.convs.items() if c.factored_weights},
         exact="worst case",
         source=source.name,

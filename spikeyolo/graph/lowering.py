@@ -73,7 +73,9 @@ class _Lowering:
                 self.first |= set(node.output)
         for output in graph.output:
             self._as_first(output.name)
-        nodes = used(b.nodes, [output.name for output in graph.output])
+        # of equal weights the skeleton has copies, where each layer has its own
+        written = [node for node in b.nodes if not b.constants.keys() & set(node.output)]
+        nodes = used(written, [output.name for output in graph.output])
         made = {name for node in nodes for name in node.output}
         for layer, (product, codes) in self.layers.items():
             if codes.name not in made:  # two transpositions that cancel each other

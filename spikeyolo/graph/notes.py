@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import onnx
 
@@ -24,16 +22,14 @@ class Notes:
         ranges: D, N and rest of the neuron before each layer.
         unit: Potentials are unit * v.
         planes: Number of binary planes of the codes that enter each layer; the stem has none.
-        grid: Of form 1: weights of each layer are multiples of 2^-grid.
         weight_bits: Width of the weights.
         layers: The convolutions in the network's order, each a mapping: ``codes`` (tensor that enters it), its
-            ``order`` (NHWC or NCHW; N is T*B, time-major) and ``size`` (H, W; null if it may differ), ``kind``,
-            ``scale``, ``largest`` and ``rest`` (of `spikeyolo.graph.products.Product`), and its geometry:
-            ``channels`` (in, out), ``kernel``, ``stride``, ``padding``, ``dilation``, ``groups``.
+            ``order`` (NHWC or NCHW; N is T*B, time-major) and ``size`` (H, W; null if it may differ), ``kind`` (of
+            `spikeyolo.graph.products.Product`), and its geometry: ``channels`` (in, out), ``kernel``, ``stride``,
+            ``padding``, ``dilation``, ``groups``.
         factored_weights: Number of weights of the chain that a dense layer was trained as.
-        exact: "worst case" if every sum is exact for any image; of form 1, else the layers that are not.
+        exact: "worst case": every sum is exact for any image.
         graph_sha256: Digest of all nodes and numbers.
-        weights_sha256: Of a graph of an earlier version: digest of its weights and biases.
         source: Name of the checkpoint.
         source_sha256: Its hash.
         versions: Of the packages that exported.
@@ -52,13 +48,11 @@ class Notes:
     ranges: dict[str, list[float]] = field(default_factory=dict)
     unit: float = 1.0
     planes: dict[str, int] = field(default_factory=dict)
-    grid: dict[str, int] = field(default_factory=dict)
     weight_bits: int = 0
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
     factored_weights: dict[str, int] = field(default_factory=dict)
-    exact: list[str] | str = ""
+    exact: str = ""
     graph_sha256: str = ""
-    weights_sha256: str = ""
     source: str = ""
     source_sha256: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -89,27 +83,35 @@ class Notes:
         Raises:
             ValueError: If it is damaged.
         """
-        stored = metadata(model)
+        stored, types = metadata(model), get_type_hints(cls)
         values: dict[str, Any] = {}
-        for f in fields(cls):
-            if f.name in stored:
+        for name, kind in types.items():
+            if name in stored:
                 try:
-                    values[f.name] = stored[f.name] if f.type == "str" else json.loads(stored[f.name])
-                except ValueError as e:
-                    raise ValueError(f"the graph's metadata {f.name!r} is damaged ({e}); export it again") from e
+                    values[name] = stored[name] if kind is str else json.loads(stored[name])
+                except (ValueError, RecursionError) as e:
+                    raise ValueError(f"the graph's metadata {name!r} is damaged ({e}); export it again") from e
+                if not _fits(values[name], kind):
+                    raise ValueError(f"the graph's metadata {name!r} is damaged (no {kind}); export it again")
         return cls(**values)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a value of JSON has a type."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(v, parts[1]) for v in value.values())
+    if origin is list:
+        return isinstance(value, list) and all(_fits(v, parts[0]) for v in value)
+    if parts:  # one of several
+        return any(_fits(value, part) for part in parts)
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < 1e30
+    return type(value) is kind
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
     """Return all metadata of an ONNX model, Ultralytics' own included."""
     return {p.key: p.value for p in model.metadata_props}
-
-
-def digest(arrays: Mapping[str, list[Any]]) -> str:
-    """Return one hash of named lists of arrays, whatever the order of the names."""
-    total = hashlib.sha256()
-    for name in sorted(arrays):
-        total.update(name.encode())
-        for array in arrays[name]:
-            total.update(array.tobytes())
-    return total.hexdigest()

@@ -62,6 +62,8 @@ def open_session(model: onnx.ModelProto, outputs: list[str], *, optimise: bool, 
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # which grows by doubling, and keeps what it has
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     content = watched(model, outputs).SerializeToString()
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 

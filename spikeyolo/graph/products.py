@@ -5,7 +5,6 @@ that its product by a weight is the weight, shifted. Sums are whole numbers in i
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -329,9 +328,6 @@ def about(product: Product, codes: Map) -> dict[str, Any]:
         "order": codes.order,
         "size": codes.size,
         "kind": product.kind,
-        "scale": product.scale,
-        "largest": product.largest,
-        "rest": product.rest,
         "channels": [conv.in_channels, conv.out_channels],
         "kernel": list(conv.kernel_size),
         "stride": list(conv.stride),
@@ -339,12 +335,3 @@ def about(product: Product, codes: Map) -> dict[str, Any]:
         "dilation": list(conv.dilation),
         "groups": conv.groups,
     }
-
-
-def constants_of(conv: IntegerConv, noted: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the constants that a graph holds of a convolution, by name, from what it notes of the layer."""
-    builder = Builder()
-    size = noted["size"] and tuple(noted["size"])
-    product = Product(conv, noted["kind"], noted["scale"], noted["largest"], noted["rest"])
-    Products(builder, spikes=False).convolve(product, Map("codes", conv.in_channels, size))
-    return builder.constants

@@ -27,6 +27,10 @@ from ultralytics.utils.tqdm import TQDM
 from spikeyolo.assets import find_weights
 from spikeyolo.data.annotations import find_images, match_classes, read_annotations
 from spikeyolo.files import whole_file
+from spikeyolo.graph.onnx_files import load
+from spikeyolo.measure.graph_facts import check_graph
+from spikeyolo.network.checkpoints import open_detector
+from spikeyolo.network.sound import MAX_IMGSZ
 from spikeyolo.processor import use_all_cores
 
 METRICS = (  # the twelve numbers of COCO, in its order
@@ -43,7 +47,7 @@ METRICS = (  # the twelve numbers of COCO, in its order
     ("AR_medium", "AR of medium objects"),
     ("AR_large", "AR of large objects"),
 )
-LIMITS = {"imgsz": (0, np.inf), "batch": (1, np.inf), "conf": (0, 1), "iou": (0, 1), "max_det": (1, np.inf)}
+LIMITS = {"imgsz": (0, MAX_IMGSZ), "batch": (1, np.inf), "conf": (0, 1), "iou": (0, 1), "max_det": (1, np.inf)}
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def evaluate(
     device: str = "",
     save_json: str = "",
     skip_missing: bool = False,
+    trust: bool = False,
 ) -> Evaluation:
     """Evaluate a detector on a COCO-format annotation file.
 
@@ -94,6 +99,7 @@ def evaluate(
         device: As for ``yolo``.
         save_json: File for the detections, in the format of the COCO evaluation server.
         skip_missing: Evaluate without the images that are missing, in place of an error.
+        trust: Whether to load a checkpoint as ``yolo`` does, which runs whatever program it holds.
 
     Raises:
         OSError: If a file is missing or unreadable, or the results cannot be written.
@@ -113,7 +119,8 @@ def evaluate(
     remedy = "choose another file with save_json="
     with whole_file(Path(save_json), remedy) if save_json else contextlib.nullcontext() as part:
         arguments = {"batch": batch, "conf": conf, "iou": iou, "max_det": max_det, "device": device or None}
-        detections = _detect(model, dataset, files, arguments | ({"imgsz": imgsz} if imgsz else {}))
+        yolo = open_detector(model, trust=trust) if Path(model).suffix == ".pt" else _graph(model)
+        detections = _detect(yolo, dataset, files, arguments | ({"imgsz": imgsz} if imgsz else {}))
         if part:
             detections.write(part)
     ids = sorted({image["id"] for image in files.values()})
@@ -232,8 +239,14 @@ class _Validator(DetectionValidator):
         pass
 
 
+def _graph(model: str) -> YOLO:
+    """Open an exported graph."""
+    check_graph(load(Path(model)), Path(model))
+    return YOLO(model, task="detect")
+
+
 def _detect(
-    model: str, dataset: dict[str, Any], files: dict[str, dict[str, Any]], arguments: dict[str, Any]
+    yolo: YOLO, dataset: dict[str, Any], files: dict[str, dict[str, Any]], arguments: dict[str, Any]
 ) -> Detections:
     """Run the model over all images."""
     with tempfile.TemporaryDirectory() as name:
@@ -247,11 +260,9 @@ def _detect(
             return validators[0]
 
         try:
-            YOLO(model, task="detect").val(make, data=str(data), plots=False, verbose=False, **arguments)  # pyright: ignore[reportArgumentType]
+            yolo.val(make, data=str(data), plots=False, verbose=False, **arguments)  # pyright: ignore[reportArgumentType]
         except FileNotFoundError as e:  # a header that could be read, and nothing behind it
             raise FileNotFoundError(f"{e}: truncated or corrupted; copy it again") from e
-        except TypeError as e:  # how Ultralytics names an unreadable checkpoint
-            raise ValueError(f"model={model} is no loadable model; copy it again ({e})") from e
     return Detections(validators[0].parts)
 
 

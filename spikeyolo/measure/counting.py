@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import tempfile
 from abc import ABC, abstractmethod
@@ -23,15 +22,17 @@ from spikeyolo.assets import find_weights
 from spikeyolo.data.images import Batch
 from spikeyolo.deployment import PLANES, deploy, emitted_codes, form_of
 from spikeyolo.files import sha256
-from spikeyolo.graph.notes import Notes, metadata
+from spikeyolo.graph.notes import Notes
 from spikeyolo.graph.onnx_files import input_size, load, open_session
+from spikeyolo.measure.graph_facts import check_graph
 from spikeyolo.measure.recorder import bordered, record_spikes
 from spikeyolo.measure.spikes import LayerSpikes, Recording
 from spikeyolo.network.checkpoints import open_detector, validate
 from spikeyolo.network.real_valued import real_valued
+from spikeyolo.network.sound import check_image_size
 from spikeyolo.neurons import neurons_of
 from spikeyolo.processor import use_all_cores
-from spikeyolo.proof.whole_numbers import WholeNumbers
+from spikeyolo.proof.verify import static
 
 BATCH = 4  # images at once in PyTorch
 
@@ -82,7 +83,13 @@ class CountedModel(ABC):
 
     @staticmethod
     def open(
-        file: str, *, imgsz: int = 0, device: str = "", planes: int | None = None, fast: bool = False
+        file: str,
+        *,
+        imgsz: int = 0,
+        device: str = "",
+        planes: int | None = None,
+        fast: bool = False,
+        trust: bool = False,
     ) -> CountedModel:
         """Open a checkpoint (.pt) or an exported graph (.onnx).
 
@@ -93,6 +100,7 @@ class CountedModel(ABC):
             planes: Most planes of the codes of a checkpoint, as for `deploy`.
             fast: Whether to run a spiking checkpoint, on a CPU, as the integer graph that it exports: the same codes,
                 image by image, behind an export of some seconds.
+            trust: Whether to load a checkpoint as ``yolo`` does, which runs whatever program it holds.
 
         Raises:
             OSError: If there is no such file.
@@ -100,12 +108,13 @@ class CountedModel(ABC):
         """
         if imgsz < 0:
             raise ValueError(f"imgsz must be at least 1 (or 0: as trained), got {imgsz}")
+        check_image_size(imgsz or 640, "imgsz")
         path = Path(file)
         if path.suffix == ".onnx":
             return _Graph(path, imgsz)
         if path.suffix != ".pt":
             raise ValueError(f"model={file} is neither a checkpoint (.pt) nor an exported graph (.onnx)")
-        checkpoint = _Checkpoint(path, imgsz, device, planes)
+        checkpoint = _Checkpoint(path, imgsz, device, planes, trust)
         on_cpu = checkpoint.device.type == "cpu"
         return _exported(checkpoint, planes) if fast and checkpoint.spiking and on_cpu else checkpoint
 
@@ -125,9 +134,9 @@ class CountedModel(ABC):
 class _Checkpoint(CountedModel):
     """A checkpoint: its deploy form (the integer graph, whose codes are those of the spike graph), or an ANN."""
 
-    def __init__(self, file: Path, imgsz: int, device: str, planes: int | None):
+    def __init__(self, file: Path, imgsz: int, device: str, planes: int | None, trust: bool):
         super().__init__(file)
-        self.yolo = open_detector(file)
+        self.yolo, self.trust = open_detector(file, trust=trust), trust
         network: Any = self.yolo.model
         self.spiking = bool(neurons_of(network))
         about: Any = network.yaml
@@ -136,7 +145,7 @@ class _Checkpoint(CountedModel):
         parameters = sum(p.numel() for p in network.parameters())
         real = real_valued(network)
         self.device = select_device(device, verbose=False)
-        self.network: Any = deploy(network, planes=planes) if self.spiking else network.eval().float()
+        self.network: Any = _deployed(file, network, planes) if self.spiking else network.eval().float()
         self.yolo.model = self.network
         self.names = dict(network.names)
         self.network.to(self.device)
@@ -190,6 +199,12 @@ class _Graph(CountedModel):
                 f"model={file} was exported by an earlier version, with float weights; export it again with: "
                 f"yolo export model={notes.source or 'best.pt'} format=onnx"
             )
+        self.names = check_graph(model, file)
+        if wrong := [problem for check in static(file) for problem in check.problems]:
+            raise ValueError(
+                f"{file} is not the graph that was exported: {wrong[0]}; "
+                f"see spikeyolo verify model={file}, and export it again"
+            )
         self.spiking = True
         self.batch, self.height, self.width = input_size(model, file)
         self.T = notes.T or 1
@@ -200,14 +215,8 @@ class _Graph(CountedModel):
             self.layers[name].factored_weights = weights  # pyright: ignore[reportArgumentType]
         self.codes = {name: layer["codes"] for name, layer in notes.layers.items()}
         self.last = {name for name, layer in notes.layers.items() if layer["order"] == "NHWC"}
-        if wrong := [problem for check in WholeNumbers(model, notes).checks for problem in check.problems]:
-            raise ValueError(
-                f"{file} is not the graph that was exported: {wrong[0]}; "
-                f"see spikeyolo verify model={file}, and export it again"
-            )
         self.output_sizes: dict[tuple[str, torch.Size], int] = {}  # by layer and shape of its codes
         self.output = model.graph.output[0].name
-        self.names = ast.literal_eval(metadata(model)["names"])
         self.session = open_session(model, list(dict.fromkeys(self.codes.values())), optimise=True)
         shape = self.session.get_inputs()[0].shape
         if imgsz and all(isinstance(side, str) for side in shape[2:]):  # dynamic
@@ -261,6 +270,14 @@ class _Graph(CountedModel):
         return validate(YOLO(self.file, task="detect"), folder, imgsz=size, batch=self.batch, **arguments)
 
 
+def _deployed(file: Path, network: Any, planes: int | None) -> nn.Module:
+    """Return the deploy form of a network of whatever structure."""
+    try:
+        return deploy(network, planes=planes)
+    except (AttributeError, IndexError, KeyError, TypeError) as e:  # parts in places where no network of ours has them
+        raise ValueError(f"model={file} has no deploy form ({type(e).__name__}: {e}); train it again") from e
+
+
 def _widths(weight_bits: int, planes: Mapping[str, int]) -> dict[str, int]:
     """Return how many bits the numbers of a deploy form have."""
     return {"weights": weight_bits, "codes": max(planes.values()), "sums": 32}
@@ -268,7 +285,7 @@ def _widths(weight_bits: int, planes: Mapping[str, int]) -> dict[str, int]:
 
 def _exported(checkpoint: _Checkpoint, planes: int | None) -> _Graph:
     """Return the integer graph of a checkpoint, which goes by the checkpoint's name."""
-    yolo, level = open_detector(checkpoint.file), LOGGER.level
+    yolo, level = open_detector(checkpoint.file, trust=checkpoint.trust), LOGGER.level
     with tempfile.TemporaryDirectory() as folder:
         network: Any = yolo.model
         network.pt_path = str(Path(folder) / checkpoint.file.name)  # beside which the exporter writes

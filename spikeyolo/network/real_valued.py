@@ -5,7 +5,6 @@ from typing import Any
 from torch import nn
 from ultralytics.nn.modules import block, conv
 
-from spikeyolo.blocks import NeuronConv
 from spikeyolo.network.insertion import ACTIVATIONS
 from spikeyolo.neurons import SiLU
 
@@ -25,7 +24,7 @@ def real_valued(network: Any) -> list[str]:
     parts += [f"attention {name} (products of queries, keys and values)" for name in attention_of(network)]
     activations: dict[str, int] = {}
     for module in network.modules():
-        act = module.act if isinstance(module, NeuronConv) else module if isinstance(module, SiLU) else None
+        act = module.act if isinstance(module, conv.Conv) else module if isinstance(module, SiLU) else None
         if isinstance(act, (*ACTIVATIONS, SiLU)):
             activations[type(act).__name__] = activations.get(type(act).__name__, 0) + 1
     parts += [f"{name} of potentials ({count} times)" for name, count in activations.items()]

@@ -12,12 +12,6 @@ from typing import Any
 from spikeyolo.assets import find_weights
 
 Original = Callable[..., Any]
-MOVED = {  # where classes of older checkpoints were, and are: the doors, which never move
-    "spikeyolo.heads": "spikeyolo.blocks",
-    "spikeyolo.ranges": "spikeyolo.neurons",
-    "spikeyolo.fixed_point": "spikeyolo.deployment",
-}
-RENAMED = {"spikeyolo.neurons": {"ARLIF": "PoTLIF"}}  # classes by their door
 
 
 def is_ours(model: object) -> bool:
@@ -105,6 +99,8 @@ def get_distill_layers(original: Original, model: Any) -> Any:
 
 def allow_old_addresses() -> None:
     """Let a pickle find our classes where they were when it was written."""
+    from spikeyolo.network.addresses import MOVED, RENAMED
+
     for old, new in MOVED.items():
         sys.modules.setdefault(old, importlib.import_module(new))
     for door, names in RENAMED.items():
@@ -116,15 +112,14 @@ def allow_safe_loading() -> None:
     """Name our classes to PyTorch's restricted loader, for ULTRALYTICS_SAFE_LOAD."""
     import torch
 
-    from spikeyolo import blocks, neurons
+    from spikeyolo.network.addresses import known_classes
 
-    classes: list[Any] = []
-    for door in (blocks, neurons):
-        addresses = [door.__name__, *(old for old, new in MOVED.items() if new == door.__name__)]
-        for name, cls in vars(door).items():
-            if isinstance(cls, type) and issubclass(cls, torch.nn.Module):
-                classes += [(cls, f"{address}.{name}") for address in addresses]
-    torch.serialization.add_safe_globals(classes)
+    # PyTorch before 2.6 takes no class by another address, and trips over it in each later restricted load.
+    if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        own: list[Any] = [
+            (cls, address) for address, cls in known_classes().items() if address.startswith("spikeyolo.")
+        ]
+        torch.serialization.add_safe_globals(own)
 
 
 def warn_of_foreign_weights(model: Any, weights: Any) -> None:

@@ -1,30 +1,27 @@
-"""Proof that an ONNX graph is exact, and that it emits the same codes on every runtime and in PyTorch.
+"""``spikeyolo verify``: what an ONNX file is, by parsing it, and what runtimes make of it, by running it."""
 
-Static, for any image (`spikeyolo.proof.whole_numbers`, and of files from before it `spikeyolo.proof.spike_graph`), then
-dynamic, on images: the same codes in every layer.
-"""
+from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+import ultralytics
 
-from spikeyolo.assets import WEIGHTS_DIR, find_weights
-from spikeyolo.data.images import Images
-from spikeyolo.deployment import emitted_codes, form_of
-from spikeyolo.files import sha256
-from spikeyolo.graph.notes import Notes
-from spikeyolo.graph.onnx_files import input_size, load, open_session, watched
-from spikeyolo.proof.intervals import Array
-from spikeyolo.proof.spike_graph import Check, SpikeGraph
-from spikeyolo.proof.webassembly import run_webassembly
-from spikeyolo.proof.whole_numbers import WholeNumbers
-
-TOLERANCE = 1e-5  # of boxes, relative to the largest coordinate, and of scores
-CHOSEN = 6  # numbers of a box that NMS, or a head without NMS, has chosen: corners, score, class
+from spikeyolo.deployment import PLANES, WEIGHT_BITS, has_neurons
+from spikeyolo.graph.bounds import digest_of
+from spikeyolo.graph.export import describe
+from spikeyolo.graph.notes import Notes, metadata
+from spikeyolo.network.checkpoints import open_detector
+from spikeyolo.proof.agreement import disagreements, real_values, stored_notes
+from spikeyolo.proof.claims import Check, RealParts, exact, spikes
+from spikeyolo.proof.graph_file import Graph, line_of, read_model
+from spikeyolo.proof.program import Program, difference
+from spikeyolo.proof.reference import Exports, Skeleton
+from spikeyolo.proof.runs import images_for, run
+from spikeyolo.proof.stock import match_decoder
 
 
 def verify(
@@ -34,191 +31,177 @@ def verify(
     source: str | Path = "",
     images: int = 8,
     webassembly: str | Path = "",
+    trust: bool = False,
 ) -> Iterator[Check]:
-    """Prove that an ONNX graph is exact, and the same on every runtime and in PyTorch; yields each claim when checked.
+    """Prove what an ONNX file is, and compare runtimes with an evaluator of its program; yields each claim at once.
 
     Args:
         model: ONNX file, of whatever origin.
-        reference: Checkpoint (.pt) that was exported; by default the one beside the file (or ours) with the noted hash.
+        reference: Checkpoint (.pt) that it is to be equal to, for any image.
         source: Images, a folder or a video, as for ``yolo predict``; by default the images that Ultralytics ships.
-        images: Largest number of images to run.
+        images: Largest number of images to run, beside black, white, noise and a checkerboard (of 1: quarters of one).
         webassembly: Folder ``node_modules`` that has onnxruntime-web, to run the graph there as well.
+        trust: Whether to load the reference as ``yolo`` does, which runs whatever program it holds.
 
     Yields:
-        Checks; the graph is proven if none has problems.
+        Checks; the file is proven if none has problems. Nothing is run if it is not.
 
     Raises:
         OSError: If a file is missing or unreadable, or there are no images.
-        ValueError: If the model is no ONNX file, the images do not fit its input, the reference is another network, or
-            the file is one of an earlier version and is to be compared with a reference.
+        ValueError: If the model is no ONNX file, or the reference no spiking checkpoint.
     """
-    path = Path(model)
-    loaded = load(path)
-    notes = Notes.read(loaded)
-    subject = WholeNumbers(loaded, notes) if notes.current else Earlier(loaded)
-    checks, batches, torch_form = [*subject.checks], [], None
-    runnable = bool(subject.codes) and not subject.checks[0].problems
-    if runnable or source:  # whatever is wrong with the arguments is told before any result
-        batch, height, width = input_size(loaded, path)
-        batches = list(Images.of_source(source, images).batches(batch, height, width))
-        missing = batch - len(batches[-1])
-        batches[-1] = np.concatenate([batches[-1], *[batches[-1][-1:]] * missing])  # fill the last batch
-    if notes.ours and not notes.current:
-        if reference:
-            raise ValueError(
-                f"{path} was exported by an earlier version, with float weights, which no deploy form has any more; "
-                "export it again, or leave reference= away"
-            )
-        checks.append(Check("form", f"{path} was exported by an earlier version; it is compared with itself alone"))
-    elif checkpoint := _checkpoint(reference, path, notes):
-        torch_form = _deployed(checkpoint, notes)
-        checks.append(subject.same_weights(form_of(torch_form), checkpoint))
-    yield from checks
-    if runnable:
-        yield from _compare(subject, batches, torch_form, str(webassembly))
-
-
-def what(model: str | Path) -> str:
-    """Return what an ONNX file is that has been proven."""
-    integer = Notes.read(load(Path(model))).graph == "integer"
-    return "an integer graph, whose operands are codes" if integer else "spike-driven"
-
-
-def _checkpoint(reference: str | Path, model: Path, notes: Notes) -> Path | None:
-    """Return the checkpoint to compare with, if there is one."""
-    if reference:
-        if not find_weights(reference).is_file():
-            raise FileNotFoundError(f"reference={reference} does not exist")
-        return Path(reference)
-    source = notes.source or "none"
-    candidates = model.with_name(source), find_weights(source)  # beside it, or shipped
-    return next((file for file in candidates if notes.source_sha256 in _hashes(file)), None)
-
-
-def _hashes(checkpoint: Path) -> set[str]:
-    """Return the hash of a checkpoint, and that of shipped weights before they were saved again; none if it is gone."""
-    hashes = {sha256(checkpoint)}
-    if checkpoint.parent == WEIGHTS_DIR and checkpoint.is_file():
-        hashes.add(json.loads(checkpoint.with_suffix(".json").read_text()).get("sha256_before_its_classes_moved", ""))
-    return hashes - {""}
-
-
-def _deployed(checkpoint: Path, notes: Notes) -> Any:
-    """Load a checkpoint in deploy form, with the planes and the width of weights that the graph has."""
-    from ultralytics import YOLO
-
-    from spikeyolo.deployment import deploy
-
+    path, exports = Path(model), Exports(Program())
+    if webassembly and not Path(webassembly, "onnxruntime-web/package.json").is_file():
+        raise FileNotFoundError(f"webassembly={webassembly} has no onnxruntime-web; npm install it beside the folder")
+    network = open_reference(reference, trust=trust) if reference else None
+    model_read = read_model(path)
     try:
-        model = YOLO(checkpoint)
-        network: Any = model.model
-        if hasattr(network, "end2end"):  # a head without NMS has branches for both; a graph has those of one
-            network.end2end = any("one2one" in name for name in notes.layers)
-        return deploy(model, planes=notes.kept_planes, weight_bits=notes.weight_bits or None)
-    except TypeError as e:  # how Ultralytics names an unreadable checkpoint
-        raise ValueError(f"reference={checkpoint}: {e}") from e
+        graph = Graph.of(path, model_read, exports.program)
+    except ValueError as e:
+        yield Check("parsed", f"{path} is no spiking program", [str(e)])
+        return
+    batches = images_for(graph, source, images)  # whatever is wrong with the arguments is told before any result
+    count = len(graph.model.graph.node)
+    yield Check("parsed", f"all {count} nodes, constants and notes are parts of a spiking program, each read once")
+    checks: list[Check] = []
+    for check in claims(graph, exports, network, Path(reference).name):
+        checks.append(check)
+        yield check
+    del exports  # the reference's skeleton and deploy form, whose modules refer to themselves
+    gc.collect()
+    if not any(check.problems for check in checks):
+        yield from run(graph, batches, network, str(webassembly))
 
 
-class Earlier(SpikeGraph):
-    """A graph of an earlier version, or of another program."""
+def claims(graph: Graph, exports: Exports, network: Any = None, name: str = "") -> Iterator[Check]:
+    """Check what holds of a file for any image; nothing is run.
 
-    @property
-    def codes(self) -> dict[str, str]:
-        """By layer: the tensor of its codes."""
-        return {self.names[layer]: layer.codes for layer in self.layers}
-
-    def same_weights(self, form: Any, checkpoint: Any) -> Check:
-        """Refuse: nothing is known of its layers."""
-        raise ValueError(f"{checkpoint} cannot be compared with a graph that spikeyolo has not exported; leave it away")
-
-
-Run = Callable[[Array], dict[str, Array]]
-
-
-def _runs(subject: WholeNumbers | Earlier, names: list[str], webassembly: str) -> dict[str, Run]:
-    """Return the other ways to run a graph, by what they are called."""
-    model = subject.model
-    sessions = {"itself run without optimisation": open_session(model, names, optimise=False)}
-    if isinstance(subject, Earlier):
-        sessions["its integer form"] = open_session(subject.integer_form(), names, optimise=True)
-    else:
-        sessions["itself on one thread"] = open_session(model, names, optimise=True, threads=1)
-    runs: dict[str, Run] = {who: _run(session, names) for who, session in sessions.items()}
-    if webassembly:
-        full = watched(model, names)
-        feed = sessions["itself run without optimisation"].get_inputs()[0].name
-
-        def run(batch: Array) -> dict[str, Array]:
-            return dict(run_webassembly(full, [{feed: batch}], names, node_modules=Path(webassembly))[0])
-
-        runs["WebAssembly"] = run
-    return runs
+    Args:
+        graph: The file.
+        exports: Networks to compare it with, in its program.
+        network: The reference, if there is one.
+        name: What it is called.
+    """
+    early = [spikes(graph.parser.layers, graph.notes.graph), notes_check(graph)]
+    yield from early
+    if any(check.problems for check in early):
+        return
+    shown = _alone(graph, exports) if network is None else _equal(graph, exports, network, name)
+    if not shown.problems:
+        yield exact(graph.parser, RealParts(graph.parser, shown=network is not None))
+    yield shown
 
 
-def _run(session: Any, names: list[str]) -> Run:
-    feed = session.get_inputs()[0].name
-    return lambda batch: dict(zip(names, session.run(names, {feed: batch}), strict=True))
+def _alone(graph: Graph, exports: Exports) -> Check:
+    """Check that a file has nothing but spiking parts, and real-valued ones that are known."""
+    check = Check("decoder", "behind the raw maps is the decoder of Ultralytics, exported anew, and nothing else")
+    try:
+        parts, classes = RealParts(graph.parser), len(stored_notes(graph.stored)["names"])
+        stock = match_decoder(graph.parser, parts, exports, classes=classes, arguments=graph.arguments)
+        check.problems += _interface(graph, stock)
+        check.problems += real_values(parts, graph.parser.layers, graph.notes)
+    except Exception as e:  # of Ultralytics and PyTorch, for arguments that give no such graph
+        check.problems.append(f"{line_of(e)}{_elsewhere(graph.notes)}; if it is honest, reference=best.pt shows more")
+    return check
 
 
-def _compare(
-    subject: WholeNumbers | Earlier, batches: list[Array], torch_form: Any, webassembly: str
-) -> Iterator[Check]:
-    """Run a graph in several ways and in PyTorch; compare the codes of every layer and the outputs."""
-    codes = list(dict.fromkeys(subject.codes.values()))
-    wanted = [output.name for output in subject.model.graph.output]
-    names = list(dict.fromkeys([*wanted, *codes]))
-    main, runs = _run(open_session(subject.model, names, optimise=True), names), _runs(subject, names, webassembly)
-    if torch_form is not None:
-        runs["PyTorch"] = lambda batch: _run_torch(subject, torch_form, batch, wanted[0])
-    differing: dict[str, dict[str, int]] = {who: {} for who in runs}
-    outputs = dict.fromkeys(runs, 0.0)
-    count = spikes = 0
-    for batch in batches:
-        ours = main(batch)
-        count += sum(ours[name].size for name in codes)
-        spikes += sum(int(np.bitwise_count(ours[name].astype(np.uint32)).sum()) for name in codes)
-        for who, run in runs.items():
-            theirs = run(batch)
-            for name in codes:
-                if name in theirs:
-                    alike = ours[name].shape == theirs[name].shape
-                    found = int((ours[name] != theirs[name]).sum()) if alike else ours[name].size
-                    differing[who][name] = differing[who].get(name, 0) + found
-            for name in wanted:
-                # boxes that are chosen by their scores come in an order that the last bits of float32 decide
-                chosen = ours[name].shape[-1] == CHOSEN
-                if name in theirs and (who != "PyTorch" or not chosen):
-                    outputs[who] = max(outputs[who], _distance(ours[name], theirs[name]))
-    pictures = f"on {sum(map(len, batches))} images"
-    for who, layers in differing.items():
-        total = sum(layers.values())
-        problems = [f"{name}: {n} codes differ" for name, n in layers.items() if n]
-        yield Check("codes", f"{total} of {count:,} codes differ between the graph and {who} {pictures}", problems)
-    far = [f"{who}: {distance:.1e}" for who, distance in outputs.items() if distance > TOLERANCE]
-    largest = max(outputs.values())
-    yield Check("outputs", f"boxes and scores agree within {largest:.1e} (tolerance {TOLERANCE:g})", far)
-    yield Check("spikes", f"{spikes / count:.3f} per code and timestep {pictures} ({spikes:,} in all)")
+def static(path: Path) -> Iterator[Check]:
+    """Check what a file shows of itself for any image, but its decoder; for those who count what is in it."""
+    model = read_model(path)
+    try:
+        graph = Graph.of(path, model, Program())
+    except ValueError as e:
+        yield Check("parsed", f"{path} is no spiking program", [str(e)])
+        return
+    yield spikes(graph.parser.layers, graph.notes.graph)
+    yield exact(graph.parser, RealParts(graph.parser, shown=True))
+    yield notes_check(graph)
 
 
-def _distance(a: Array, b: Array) -> float:
-    """Return the largest difference, relative to the largest of its kind (x, y, ..., score) where that is above 1."""
-    if a.shape != b.shape:
-        return math.inf
-    alike = -2 if b.shape[-1] == CHOSEN else -1  # a chosen box in a row, or one coordinate of all boxes
-    return float((np.abs(a - b) / np.maximum(1, np.abs(b).max(alike, keepdims=True, initial=0))).max(initial=0))
+def notes_check(graph: Graph) -> Check:
+    """Hold what a file notes against its program."""
+    text = f"what the file notes is what it is: {graph.notes.graph} graph, {len(graph.parser.layers)} layers"
+    try:
+        problems = list(disagreements(graph.parser, graph.notes, graph.stored, end2end=graph.end2end))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as e:
+        problems = [f"a note is damaged ({line_of(e)}); export the file again"]
+    if digest_of(graph.model) != graph.notes.graph_sha256:
+        problems.append("nodes or numbers are not those that were exported (SHA-256 differs)")
+    return Check("notes", text, problems)
 
 
-def _run_torch(subject: WholeNumbers | Earlier, model: Any, batch: Array, output: str) -> dict[str, Array]:
-    """Run the deploy form in PyTorch; return its codes and its decoded output by the graph's names."""
-    import torch
+def open_reference(reference: str | Path, *, trust: bool = False) -> Any:
+    """Open the checkpoint that a user names.
 
-    result, emitted = emitted_codes(model, torch.from_numpy(batch))
-    decoded = result[0] if isinstance(result, tuple) else result
-    found = {output: decoded.numpy()}
-    for name, codes in emitted:
-        neuron = form_of(model).neurons[name]
-        left, right, top, bottom = neuron.border  # which the graph adds behind the codes
-        inner = codes[..., top : codes.shape[2] - bottom, left : codes.shape[3] - right]
-        last = subject.notes.layers[name]["order"] == "NHWC"
-        found[subject.codes[name]] = (inner.permute(0, 2, 3, 1) if last else inner).numpy()
-    return found
+    Raises:
+        OSError: If there is none.
+        ValueError: If it is no spiking checkpoint, or would have to be trusted.
+    """
+    try:
+        network: Any = open_detector(reference, trust=trust).model
+    except (ValueError, FileNotFoundError) as e:
+        raise type(e)(str(e).replace("model=", "reference=", 1)) from e
+    if not has_neurons(network):
+        raise ValueError(f"reference={reference} has no spiking neuron; give the checkpoint that was exported")
+    return network
+
+
+def _equal(graph: Graph, exports: Exports, network: Any, name: str) -> Check:
+    """Compare the program of a file with that of a checkpoint's fresh deploy form."""
+    parser, notes = graph.parser, graph.notes
+    check = Check(
+        "equal",
+        f"its program is that of {name} in deploy form: every weight, bias, exponent, plane and edge",
+        claim=f"equal to {name}{_narrowed(notes)} (any image)",
+    )
+    asked: dict[str, Any] = {"planes": notes.kept_planes, "weight_bits": notes.weight_bits, **graph.arguments}
+    try:
+        theirs = exports.of(network, **asked)
+    except Exception as e:  # of Ultralytics and PyTorch, for a checkpoint or arguments that give no such graph
+        check.problems.append(f"{name} gives no such graph: {line_of(e)}")
+        return check
+    (mine,), (other,) = parser.outputs, theirs.outputs
+    if mine is not other:
+        mine, other, how = difference(mine, other)
+        where = next((layer.name for layer in parser.layers if layer.total is mine), parser.nodes.get(mine, mine.op))
+        named = (layer for layer, total in theirs.sums.items() if total is other)
+        there = next(named, theirs.nodes.get(other, other.op))
+        check.problems.append(f"{where} is not {there} of {name}: {how}{_elsewhere(notes)}")
+        return check
+    problems = check.problems
+    if {layer.name: layer.total for layer in parser.layers} != theirs.sums:
+        problems.append(f"its products have other names than the layers of {name}")
+    problems += _interface(graph, theirs, "head", "names")
+    fresh = describe(theirs.network, theirs.form, {}, graph=notes.graph, planes=notes.kept_planes, source=Path(name))
+    kept = ("layers", "graph_sha256", "source", "source_sha256", "versions")
+    for key in Notes.__dataclass_fields__:
+        if key not in kept and getattr(fresh, key) != getattr(notes, key):
+            problems.append(f"the note {key} is not that of {name}")
+    return check
+
+
+def _interface(graph: Graph, theirs: Skeleton, *more: str) -> list[str]:
+    """Compare input, output and what Ultralytics notes with those of a fresh export."""
+    ends = [[str(v) for v in (*m.graph.input, *m.graph.output)] for m in (graph.model, theirs.model)]
+    fresh = metadata(theirs.model)
+    problems = [] if ends[0] == ends[1] else ["its input or output has another name, type or shape than a fresh one's"]
+    for key in ("stride", "task", "batch", "imgsz", "channels", "end2end", *more):
+        if graph.stored.get(key) != fresh.get(key):
+            problems.append(f"the note {key} is {graph.stored.get(key)}, that of a fresh export {fresh.get(key)}")
+    return problems
+
+
+def _narrowed(notes: Notes) -> str:
+    """Say with which planes and weights a deploy form was asked for, if not with those of the default."""
+    asked = {"planes": (notes.kept_planes, PLANES), "weight_bits": (notes.weight_bits, WEIGHT_BITS)}
+    other = [f"{key}={value}" for key, (value, default) in asked.items() if value != default]
+    return f" with {' '.join(other)}" if other else ""
+
+
+def _elsewhere(notes: Notes) -> str:
+    """Say what of a file's versions is not installed here: other versions write other decoders, and fold otherwise."""
+    packages = {"ultralytics": ultralytics, "torch": torch}
+    here = {name: package.__version__ for name, package in packages.items()}
+    noted = {name: notes.versions.get(name, here[name]) for name in here}
+    other = [f"{name} {noted[name]}, not {here[name]}" for name in here if noted[name] != here[name]]
+    return f" (exported with {' and '.join(other)}: verify it there)" if other else ""

@@ -71,6 +71,7 @@ def demo(
     device: str = "",
     project: str = "",
     name: str = "demo",
+    trust: bool = False,
 ) -> DemoRun:
     """Detect on a video and show boxes, spikes and modelled energy.
 
@@ -87,6 +88,7 @@ def demo(
         device: As for ``yolo``.
         project: Folder of results; the ``runs`` folder of Ultralytics by default.
         name: Name of the result; a number is added where it exists.
+        trust: Whether to load a checkpoint as ``yolo`` does, which runs whatever program it holds.
 
     Raises:
         OSError: If the source cannot be opened, gives no frame, or the file cannot be written.
@@ -99,7 +101,7 @@ def demo(
     price, *others = find_models(preset)
     if others:
         raise ValueError(f"the demo shows one energy model, got preset={preset}")
-    network = CountedModel.open(model, imgsz=imgsz, device=device, fast=True)
+    network = CountedModel.open(model, imgsz=imgsz, device=device, fast=True, trust=trust)
     if not network.spiking:
         raise ValueError(
             f"model={model} is an ANN: it has no spikes to show; see boxes with: yolo predict model={model}"

@@ -39,7 +39,7 @@ def to_markdown(result: Result, drawn: Drawn) -> str:
             lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body] + [""]
         for file, caption in section.pictures:
             lines += [f"![{caption}]({file})", "", f"*{caption}*", ""]
-    return "\n".join(lines)
+    return "\n".join(lines).replace("<", "&lt;")  # Markdown may hold HTML, and texts come from model files
 
 
 def to_html(result: Result, drawn: Drawn, folder: Path) -> str:

@@ -42,6 +42,7 @@ def report(
     device: str = "",
     project: str = "",
     name: str = "report",
+    trust: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
     """Count the spikes of models on images, estimate their energy, and write a report.
 
@@ -57,6 +58,7 @@ def report(
         device: Where checkpoints run.
         project: Folder of reports; the ``runs`` folder of Ultralytics by default.
         name: Name of the report; a number is added where it exists.
+        trust: Whether to load checkpoints as ``yolo`` does, which runs whatever programs they hold.
 
     Returns:
         The folder that was written, and the content of its report.json. It is partial after an interrupt
@@ -73,7 +75,7 @@ def report(
         given = "both are given" if data else "neither is given"
         raise ValueError(f"data= (a data set) or source= (images, a folder, a video) is needed, {given}")
     prices = find_models(preset)
-    opened = [CountedModel.open(file, imgsz=imgsz, device=device) for file in files]
+    opened = [CountedModel.open(file, imgsz=imgsz, device=device, trust=trust) for file in files]
     _check_neurons(opened)
     with whole_folder(Path(project or RUNS_DIR) / name) as folder:
         result: dict[str, Any] = {

@@ -260,7 +260,7 @@ def test_failures_leave_no_results(tmp_path):
         evaluate(SHIPPED, **given)
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(ValueError, match=r"broken.pt is no loadable model"):
+    with pytest.raises(ValueError, match=r"broken.pt is truncated: copy it again"):
         evaluate(str(broken), **given)
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])  # a good header, and nothing behind it
     named = [{"id": i + 1, "name": str(i)} for i in range(10)]

@@ -1,7 +1,6 @@
 """Checkpoints name classes by addresses that never move; those of before still load."""
 
 import importlib
-import json
 import os
 import pickletools
 import subprocess
@@ -18,9 +17,7 @@ from ultralytics.utils import LOGGER
 
 from spikeyolo.assets import WEIGHTS_DIR, find_weights
 from spikeyolo.deployment import deploy, form_of
-from spikeyolo.graph.notes import Notes
 from spikeyolo.neurons import PoTLIF
-from spikeyolo.proof.verify import _checkpoint
 
 DOORS = {"spikeyolo.neurons", "spikeyolo.blocks", "spikeyolo.deployment"}
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -108,14 +105,6 @@ def test_former_names_still_work(caplog):
         LOGGER.removeHandler(caplog.handler)
     assert network.yaml["neuron"]["type"] == "pot-lif"
     assert "arlif is called potlif now" in caplog.text
-
-
-def test_a_graph_from_before_finds_the_shipped_weights_that_it_was_made_of(tmp_path):
-    card = json.loads((WEIGHTS_DIR / "potlif-spikeyolo-p.json").read_text())
-    for sha256 in (card["sha256"], card["sha256_before_its_classes_moved"]):
-        notes = Notes(source="arlif-spikeyolo-p.pt", source_sha256=sha256)
-        assert _checkpoint("", tmp_path / "a.onnx", notes) == WEIGHTS_DIR / "potlif-spikeyolo-p.pt"
-    assert _checkpoint("", tmp_path / "a.onnx", Notes(source="arlif-spikeyolo-p.pt")) is None
 
 
 def test_the_stock_command_loads_safely(tmp_path):

@@ -6,11 +6,8 @@ import mutations
 import numpy as np
 import onnx
 import pytest
-import torch
 from frauds import CHANGES, CODE, FAILS, FRAUDS, SAME, trigger_image
 from mutations import differing_image, equal, mutate, run, session
-from networks import IBRA, calibrated, write_small
-from ultralytics import YOLO
 
 KINDS = sorted({fraud.kind for fraud in FRAUDS.values()})
 WRITTEN = {"file", "versions", "functions", "inputs", "outputs"}  # of which no pixel is read otherwise: fewer images
@@ -18,12 +15,9 @@ SIDE = 64
 
 
 @pytest.fixture(scope="module")
-def honest(photos, tmp_path_factory):
+def honest(folder):
     """Spike graph of a small SpikeYOLO."""
-    folder = tmp_path_factory.mktemp("honest")
-    torch.manual_seed(0)
-    calibrated(write_small(folder / "small.yaml", IBRA), photos).save(folder / "small.pt")
-    return onnx.load(YOLO(folder / "small.pt").export(format="onnx", imgsz=SIDE, graph="spike"))
+    return onnx.load(folder / "spike.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +66,7 @@ def _truth(model, images, outputs):
     return SAME
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", KINDS)
 def test_frauds_do_what_is_said_of_them(kind, honest, images, outputs, known):
     wrong, content = {}, honest.SerializeToString()
@@ -111,7 +105,7 @@ def test_the_same_seed_makes_the_same_mutation(honest):
     assert honest.SerializeToString() == content
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_mutations_are_of_all_kinds_and_harmless_ones_change_nothing(honest, images):
     kinds, harmless = set(), 0
     for seed in range(150):

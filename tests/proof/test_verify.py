@@ -1,30 +1,20 @@
-"""The verifier on graphs of earlier versions and of other programs: every broken one is caught where it is broken."""
+"""``spikeyolo verify`` as its users see it: what is shown is said, what is not is one line."""
 
 import shutil
 
 import numpy as np
 import onnx
 import pytest
-from networks import write_images
+import torch
+from networks import IBRA, calibrated, write_small, write_stock
 from onnx import TensorProto, helper, numpy_helper
 from ultralytics import YOLO
 
-from spikeyolo.proof.spike_graph import SpikeGraph
+from spikeyolo.conversion.spiking_copy import SpikingCopy
+from spikeyolo.graph.bounds import digest_of
+from spikeyolo.proof.runs import TOLERANCE, distance
 
 LAYER = "model.2.conv1.conv"
-
-
-@pytest.fixture(scope="module")
-def folder(photos, earlier_graph, tmp_path_factory):
-    """Make a folder with a spike graph of an earlier version, and images."""
-    folder = tmp_path_factory.mktemp("verify")
-    shutil.copy(earlier_graph, folder / "spike.onnx")
-    write_images(folder / "images", photos[:2])
-    return folder
-
-
-def node(model, name):
-    return next(n for n in model.graph.node if n.name == name or name in n.output)
 
 
 def edit(model, name, change):
@@ -35,231 +25,128 @@ def edit(model, name, change):
     tensor.CopyFrom(numpy_helper.from_array(array, name))
 
 
-def insert(model, before, *nodes):
-    """Insert nodes before the node that makes a tensor or has a name."""
-    at = list(model.graph.node).index(node(model, before))
-    for new in reversed(nodes):
-        model.graph.node.insert(at, new)
+def forge(model, path):
+    """Save a changed model with a digest that fits."""
+    next(p for p in model.metadata_props if p.key == "graph_sha256").value = digest_of(model)
+    onnx.save(model, path)
+    return path
 
 
-def test_a_graph_of_an_earlier_version_is_told_apart_and_proven(folder, spikeyolo):
-    code, out, error = spikeyolo(model=folder / "spike.onnx", source=folder / "images")
-    assert (code, error) == (0, "")
-    assert (
-        "207 of 208 convolutions take spikes, 0 or 1; excepted: stem model.1.conv (takes whole numbers in [0, 255])"
-        in out
-    )
-    assert "23 layers, each the sum over b of 2^b times one weight on plane b, its bias once" in out
-    assert "spike.onnx was exported by an earlier version; it is compared with itself alone" in out
-    assert out.count("ok    codes     0 of ") == 2
+@pytest.mark.parametrize("graph", ["spike", "integer"])
+def test_a_good_graph_is_proven_equal_to_its_checkpoint(graph, folder, spikeyolo):
+    arguments = {"model": folder / f"{graph}.onnx", "source": folder / "images", "reference": folder / "small.pt"}
+    code, out, error = spikeyolo(**arguments)
+    assert (code, error) == (0, ""), out
+    takes = "binary planes, 0 or 2^b" if graph == "spike" else "codes, whose planes the spike graph takes"
+    assert f"23 of 24 products take {takes}; the stem model.1.conv takes pixels" in out
+    assert "every sum is below 2^24" in out
+    assert "real-valued, checked on images alone: decoder" in out
+    assert out.count("ok    codes     ") == 4  # ONNX Runtime three times, PyTorch
+    assert out.count(": 0 of ") == 4
     assert "FAIL" not in out
-    assert "spike.onnx is proven: spike-driven" in out
-
-
-def plane_missing(model):
-    node(model, f"{LAYER}/sum2").input[1] = f"{LAYER}/conv3"  # plane 3 again in place of plane 2
-    return "planes", [LAYER, "planes [2] of", "do not enter"]
-
-
-def plane_skipped(model):
-    for other in model.graph.node:  # Horner's rule without its step 4
-        for i, name in enumerate(other.input):
-            if name == f"{LAYER}/sum4":
-                other.input[i] = f"{LAYER}/sum5"
-    return "planes", [LAYER, "planes enter with factors {5: 16, 6: 32, 7: 64, 8: 128}"]
-
-
-def top_plane_missing(model):
-    for other in model.graph.node:
-        for i, name in enumerate(other.input):
-            if name == f"{LAYER}/conv8":
-                other.input[i] = f"{LAYER}/nothing"
-    zero = helper.make_node("Sub", [f"{LAYER}/conv7", f"{LAYER}/conv7"], [f"{LAYER}/nothing"])
-    at = list(model.graph.node).index(node(model, f"{LAYER}/conv7")) + 1
-    twice = node(model, f"{LAYER}/twice7")
-    model.graph.node.remove(twice)
-    model.graph.node.insert(at, zero)
-    model.graph.node.insert(at + 1, twice)
-    return "planes", [LAYER, "planes [8] of"]
-
-
-def bias_per_plane(model):
-    for b in range(1, 9):
-        node(model, f"{LAYER}/conv{b}").input.append(node(model, f"{LAYER}/conv0").input[2])
-    return "planes", [LAYER, "is added 511 times"]
-
-
-def bias_twice(model):
-    bias = node(model, f"{LAYER}/conv0").input[2]
-    node(model, f"{LAYER}/conv8").input.append(bias)
-    return "planes", [LAYER, "is added 257 times"]
-
-
-def weight_of_one_plane(model):
-    tensor = next(t for t in model.graph.initializer if t.name == f"{LAYER}.weight")
-    other = onnx.TensorProto()
-    other.CopyFrom(tensor)
-    other.name = "other"
-    model.graph.initializer.append(other)
-    edit(model, "other", lambda w: w.__setitem__((0, 0, 0, 0), w[0, 0, 0, 0] + 1))
-    node(model, f"{LAYER}/conv5").input[1] = "other"
-    return "planes", [LAYER, "planes [5] of", "do not enter with weight"]
-
-
-def weight_of_all_planes(model):
-    edit(model, f"{LAYER}.weight", lambda w: w.__setitem__((0, 0, 0, 0), w[0, 0, 0, 0] + 1))
-    return "origin", ["weights or biases are not those that were exported"]
-
-
-def bias_altered(model):
-    edit(model, f"{LAYER}.bias", lambda b: b.__setitem__(0, b[0] + 0.5))
-    return "origin", ["weights or biases are not those that were exported"]
-
-
-def weight_off_the_grid(model):
-    edit(model, f"{LAYER}.weight", lambda w: w.__setitem__((0, 0, 0, 0), w[0, 0, 0, 0] + 1e-6))
-    return "exactness", [LAYER]
-
-
-def codes_as_operand(model):
-    node(model, f"{LAYER}/conv3").input[0] = node(model, f"{LAYER}/whole").input[0]
-    return "operands", [LAYER, "whole numbers in [0, 511]"]
-
-
-def mask_as_operand(model):
-    insert(model, f"{LAYER}/conv3", helper.make_node("Cast", [f"{LAYER}/and3"], ["leak"], to=TensorProto.FLOAT))
-    node(model, f"{LAYER}/conv3").input[0] = "leak"
-    return "operands", [LAYER, "multiples of 8 in [0, 8]"]
-
-
-def potential_as_operand_of_the_last_layer(model):
-    codes = node(model, "model.7.cv2.0.3/whole").input[0]
-    node(model, "model.7.cv2.0.3/conv0").input[0] = node(model, codes).input[0]
-    return "operands", ["model.7.cv2.0.3: an operand is multiples of", "not a spike"]
-
-
-def two_bits_as_one(model):
-    mask = numpy_helper.from_array(np.array(12, np.uint16), "two")
-    model.graph.initializer.append(mask)
-    node(model, f"{LAYER}/and3").input[1] = "two"
-    return "planes", [LAYER, "planes [3] of"]
-
-
-def wrong_factor(model):
-    node(model, f"{LAYER}/twice0").input[1] = f"{LAYER}/conv1"
-    return "planes", [LAYER, "enter with factors"]
-
-
-def float_leak_into_potentials(model):
-    constant = numpy_helper.from_array(np.float32(1e-3), "small")
-    model.graph.initializer.append(constant)
-    last = node(model, f"{LAYER}/twice0")
-    insert(model, f"{LAYER}/twice0", helper.make_node("Mul", [last.input[1], "small"], ["leak"]))
-    last.input[1] = "leak"
-    return "exactness", [LAYER, "float32 rounds it"]
-
-
-def float_leak_past_the_neuron(model):
-    codes = node(model, f"{LAYER}/whole").input[0]
-    potential = node(model, node(model, codes).input[0]).input[0]
-    constant = numpy_helper.from_array(np.float32(0.3), "small")
-    model.graph.initializer.append(constant)
-    insert(
-        model,
-        f"{LAYER}/conv3",
-        helper.make_node("Mul", [potential, "small"], ["leak"]),
-        helper.make_node("Add", [f"{LAYER}/plane3", "leak"], ["leaking"]),
+    kind = "spike-driven" if graph == "spike" else "integer form of a spike-driven network"
+    verdict = out.splitlines()[-1]
+    assert verdict.startswith(
+        f"{arguments['model']} is proven: {kind} (any image); exact (any image); equal to small.pt (any image); ONNX "
     )
-    node(model, f"{LAYER}/conv3").input[0] = "leaking"
-    return "operands", [LAYER, "not a spike"]
+    assert verdict.endswith("agree on 6 images")
 
 
-def no_rounding(model):
-    codes = node(model, f"{LAYER}/whole").input[0]
-    node(model, f"{LAYER}/whole").input[0] = node(model, codes).input[0]  # the cast truncates
-    return "planes", [LAYER]
+def test_without_a_reference_nothing_is_said_of_one(folder, spikeyolo):
+    code, out, error = spikeyolo(model=folder / "spike.onnx", source=folder / "images")
+    assert (code, error) == (0, ""), out
+    assert "ok    decoder   behind the raw maps is the decoder of Ultralytics, exported anew, and nothing else" in out
+    verdict = out.splitlines()[-1]
+    assert "small.pt" not in verdict  # though it lies beside the file, which names it
+    assert verdict.endswith("agrees on 6 images; compared with no checkpoint: give reference=best.pt")
 
 
-def second_stem(model):
-    weight = numpy_helper.from_array(np.ones((8, 3, 1, 1), np.float32), "extra.weight")
-    model.graph.initializer.append(weight)
-    pixels = node(model, "model.1.conv").input[0]
-    insert(model, f"{LAYER}/whole", helper.make_node("Conv", [pixels, "extra.weight"], ["extra"], "extra"))
-    return "operands", ["extra", "whole numbers in [0, 255]"]
+def test_webassembly_emits_the_same_codes(folder, node_modules, spikeyolo):
+    for graph in ("spike", "integer"):
+        arguments = {"model": folder / f"{graph}.onnx", "source": folder / "images", "webassembly": node_modules}
+        code, out, error = spikeyolo(**arguments)
+        assert (code, error) == (0, ""), out
+        assert "ok    codes     WebAssembly: 0 of " in out
+        assert "WebAssembly agree on 6 images" in out
 
 
-def computed_weights(model):
-    conv = node(model, f"{LAYER}/conv3")
-    insert(model, conv.name, helper.make_node("Neg", [conv.input[1]], ["negative"]))
-    conv.input[1] = "negative"
-    return "planes", [f"{LAYER}: its weights are computed", "planes [3] of"]
+@pytest.mark.parametrize("neuron", [IBRA, {"type": "pot-lif", "planes": 5}], ids=["ibra", "pot-lif"])
+def test_dropped_planes_and_narrow_weights_are_proven(neuron, folder, photos, tmp_path, spikeyolo):
+    calibrated(write_small(tmp_path / "small.yaml", neuron), photos).save(tmp_path / "small.pt")
+    YOLO(tmp_path / "small.pt").export(format="onnx", imgsz=64, planes=3, weight_bits=5)
+    arguments = {"source": folder / "images", "reference": tmp_path / "small.pt", "images": 1}
+    code, out, error = spikeyolo(model=tmp_path / "small.onnx", **arguments)
+    assert (code, error) == (0, ""), out
 
 
-def custom_operator(model):
-    node(model, f"{LAYER}/sum3").domain = "com.example"
-    model.opset_import.append(helper.make_opsetid("com.example", 1))
-    return "operators", ["a custom operator (com.example)"]
+@pytest.mark.slow
+@pytest.mark.parametrize("nms", [None, False, True])
+def test_real_valued_parts_are_named_and_never_called_proven(nms, folder, photos, tmp_path, spikeyolo):
+    torch.manual_seed(0)
+    model = calibrated(write_stock(tmp_path / "net.yaml", "26", "nn.SiLU()"), photos)
+    model.model = SpikingCopy(model.model).network
+    model.save(tmp_path / "net.pt")
+    file = YOLO(tmp_path / "net.pt").export(format="onnx", imgsz=64, nms=nms)
+    for reference in ({"reference": tmp_path / "net.pt"}, {}):
+        code, out, error = spikeyolo(model=file, source=folder / "images", images=1, **reference)
+        assert (code, error) == (0, ""), out
+        assert "; exact but for SiLU of potentials, attention (any image); " in out
+        assert ("equal to net.pt (any image)" in out) is bool(reference)
 
 
-def control_flow(model):
-    branch = helper.make_graph(
-        [helper.make_node("Identity", [f"{LAYER}/twice0"], ["branch"])],
-        "branch",
-        [],
-        [helper.make_tensor_value_info("branch", TensorProto.FLOAT, None)],
-    )
-    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
-    last = node(model, f"{LAYER}/twice0")
-    at = list(model.graph.node).index(last) + 1
-    new = helper.make_node("If", ["yes"], ["chosen"], "choice", then_branch=branch, else_branch=branch)
-    model.graph.node.insert(at, new)
-    model.graph.node[at + 1].input[0] = "chosen"
-    return "operators", ["If choice: control flow"]
-
-
-BREAKS = [
-    plane_missing,
-    plane_skipped,
-    top_plane_missing,
-    bias_per_plane,
-    bias_twice,
-    weight_of_one_plane,
-    weight_of_all_planes,
-    bias_altered,
-    weight_off_the_grid,
-    codes_as_operand,
-    mask_as_operand,
-    potential_as_operand_of_the_last_layer,
-    two_bits_as_one,
-    wrong_factor,
-    float_leak_into_potentials,
-    float_leak_past_the_neuron,
-    no_rounding,
-    second_stem,
-    computed_weights,
-    custom_operator,
-    control_flow,
-]
-
-
-@pytest.mark.parametrize("break_it", BREAKS, ids=lambda f: f.__name__)
-def test_a_broken_graph_is_caught(break_it, folder):
+def test_one_weight_that_differs_is_found_and_nothing_is_run(folder, tmp_path, spikeyolo):
     model = onnx.load(folder / "spike.onnx")
-    check, words = break_it(model)
-    problems = SpikeGraph(model).checks
-    found = "\n".join(next(c for c in problems if c.name == check).problems)
-    assert all(word in found for word in words), [str(c) for c in problems]
+    edit(model, f"{LAYER}.weight", lambda w: w.__setitem__((0, 0, 0, 0), w[0, 0, 0, 0] ^ 1))
+    changed = forge(model, tmp_path / "changed.onnx")
+    code, out, error = spikeyolo(model=changed, reference=folder / "small.pt", source=folder / "images")
+    assert code == 1
+    assert f"- {LAYER} is not {LAYER} of small.pt: 1 numbers of weight differ" in out
+    assert "codes     " not in out
+    assert error.strip().endswith("changed.onnx is not proven: 1 check failed")
+    code, out, _ = spikeyolo(model=changed, source=folder / "images")  # it is another spiking network
+    assert code == 0, out
 
 
-def test_any_onnx_file_is_examined(tmp_path, monkeypatch, spikeyolo):
+def test_damage_is_found_by_the_noted_digest_alone(folder, tmp_path, spikeyolo):
+    model = onnx.load(folder / "spike.onnx")
+    edit(model, f"{LAYER}.bias", lambda b: b.__setitem__(0, b[0] + 1))
+    onnx.save(model, tmp_path / "damaged.onnx")
+    code, out, _ = spikeyolo(model=tmp_path / "damaged.onnx", source=folder / "images")
+    assert code == 1
+    assert "nodes or numbers are not those that were exported (SHA-256 differs)" in out
+
+
+def test_another_reference_is_told_apart(folder, tmp_path, spikeyolo):
+    YOLO("ibra-spikeyolo-p.yaml").save(tmp_path / "pico.pt")
+    for other in (folder / "other.pt", tmp_path / "pico.pt"):
+        code, out, error = spikeyolo(model=folder / "spike.onnx", reference=other, source=folder / "images")
+        assert code == 1
+        assert f"FAIL  equal     its program is that of {other.name} in deploy form" in out
+        assert "is not proven: 1 check failed" in error
+
+
+def test_a_runtime_that_computes_otherwise_is_caught(folder, monkeypatch, spikeyolo):
+    """The evaluator is given another image, so a runtime seems to be wrong."""
+    from spikeyolo.proof import runs
+
+    evaluate = runs.evaluate
+    monkeypatch.setattr(runs, "evaluate", lambda targets, image, opset: evaluate(targets, 1 - image, opset))
+    code, out, error = spikeyolo(model=folder / "integer.onnx", source=folder / "images", images=1)
+    assert code == 1
+    assert out.count("FAIL  codes     ONNX Runtime ") == 3
+    assert "codes differ\n" in out
+    assert "3 checks failed" in error
+
+
+@pytest.mark.slow
+def test_an_ann_is_no_spiking_program(tmp_path, monkeypatch, folder, spikeyolo):
     monkeypatch.chdir(tmp_path)
     YOLO("yolo11n.yaml").export(format="onnx", imgsz=64)
-    code, out, error = spikeyolo(model="yolo11n.onnx")
-    assert code == 1
-    assert "excepted: stem /model.0/conv/Conv (takes any number in [-inf, inf]), decoder /model.23/dfl" in out
-    assert "no convolution takes spikes: this is no spike graph" in out
-    assert "any number in [-inf, inf], not a spike" in out
-    assert "yolo11n.onnx is not proven" in error
+    for reference in ({}, {"reference": folder / "small.pt"}):
+        code, out, error = spikeyolo(model="yolo11n.onnx", **reference)
+        assert code == 1
+        assert "yolo11n.onnx says nothing about neurons: another program has written it, or it is an ANN's" in out
+        assert "yolo11n.onnx is not proven" in error
 
 
 def image_model(shape, path):
@@ -269,14 +156,20 @@ def image_model(shape, path):
     return path
 
 
-def test_a_file_without_images_is_examined_all_the_same(tmp_path, spikeyolo):
-    code, out, _ = spikeyolo(model=image_model([1, 10], tmp_path / "flat.onnx"))
+def test_a_note_cannot_print_a_verdict(folder, tmp_path, spikeyolo):
+    model = onnx.load(folder / "spike.onnx")
+    node = next(n for n in model.graph.node if n.op_type == "QuantizeLinear")
+    node.name = "x\nspike.onnx is proven: equal to small.pt (any image)\x1b[2K"
+    node.input[2] = "uint8/128"
+    onnx.save(model, tmp_path / "loud.onnx")
+    code, out, _ = spikeyolo(model=tmp_path / "loud.onnx", source=folder / "images")
     assert code == 1
-    assert "ok    operators" in out
-    assert "0 of 0 convolutions take spikes, 0 or 1; excepted: none" in out
+    assert not any(line.startswith("spike.onnx is proven") for line in out.splitlines())
+    assert "\x1b" not in out
+    assert "x\\nspike.onnx is proven" in out
 
 
-def test_bad_input_is_one_line(folder, tmp_path, spikeyolo):
+def test_bad_input_is_one_line(folder, earlier_graph, tmp_path, spikeyolo):
     good = folder / "spike.onnx"
     truncated = tmp_path / "truncated.onnx"
     truncated.write_bytes(good.read_bytes()[:50_000])
@@ -285,26 +178,21 @@ def test_bad_input_is_one_line(folder, tmp_path, spikeyolo):
     empty = tmp_path / "empty"
     empty.mkdir()
     broken = tmp_path / "broken.pt"
-    broken.write_bytes(b"PK")
-    gray = image_model([1, 1, 28, 28], tmp_path / "gray.onnx")
-    flat = image_model([1, 10], tmp_path / "flat.onnx")
+    broken.write_bytes((folder / "small.pt").read_bytes()[:5000])
+    YOLO("relu-spikeyolo-p.yaml").save(tmp_path / "relu.pt")
     cases = [
         ({}, "model= is missing, e.g. spikeyolo verify model=best.onnx"),
         ({"model": tmp_path / "none.onnx"}, "none.onnx does not exist; export one with: yolo export"),
         ({"model": truncated}, "truncated.onnx is no complete ONNX file"),
         ({"model": text}, "text.onnx is no complete ONNX file"),
-        (
-            {"model": gray, "source": folder / "images"},
-            "gray.onnx does not take images: its input is x [1, 1, 28, 28], not (batch, 3, height, width)",
-        ),
-        ({"model": flat, "source": folder / "images"}, "flat.onnx does not take images: its input is x [1, 10]"),
         ({"model": good, "source": empty}, "No images or videos found in"),
         ({"model": good, "source": tmp_path / "gone"}, "gone does not exist"),
         ({"model": good, "source": folder / "images", "images": 0}, "images must be at least 1, got 0"),
-        (
-            {"model": good, "reference": broken},
-            "was exported by an earlier version, with float weights, which no deploy",
-        ),
+        ({"model": good, "reference": tmp_path / "gone.pt"}, "reference=" + str(tmp_path / "gone.pt")),
+        ({"model": good, "reference": broken}, "broken.pt"),
+        ({"model": good, "webassembly": tmp_path}, "has no onnxruntime-web"),
+        ({"model": tmp_path}, "is a folder; give the .onnx file in it"),
+        ({"model": good, "reference": tmp_path / "relu.pt"}, "relu.pt has no spiking neuron"),
     ]
     for arguments, message in cases:
         code, out, error = spikeyolo(**arguments)
@@ -312,3 +200,24 @@ def test_bad_input_is_one_line(folder, tmp_path, spikeyolo):
         assert message in error, (message, error)
         assert len(error.strip().splitlines()) == 1, error
         assert out == "", arguments
+    refused = [
+        (image_model([1, 1, 28, 28], tmp_path / "gray.onnx"), "gray.onnx says nothing about neurons"),
+        (image_model([1, 10], tmp_path / "flat.onnx"), "flat.onnx says nothing about neurons"),
+        (shutil.copy(earlier_graph, tmp_path / "earlier.onnx"), "earlier.onnx was exported by an earlier version"),
+    ]
+    for model, message in refused:
+        code, out, error = spikeyolo(model=model)
+        assert code == 1
+        assert message in out, out
+        assert len(error.strip().splitlines()) == 1, error
+
+
+def test_distances_are_of_numbers_of_a_kind():
+    boxes = np.array([[[600, 500, 640, 600, 0.9, 3]]], np.float32)  # of NMS: corners, score, class
+    moved, worse = (boxes + np.float32(d) for d in ([1e-3, 0, 0, 0, 0, 0], [0, 0, 0, 0, 5e-3, 0]))
+    assert distance(boxes, moved) < TOLERANCE < distance(boxes, worse)
+    raw = np.moveaxis(np.repeat(boxes, 50, 1), 1, 2)
+    assert distance(raw, np.moveaxis(np.repeat(worse, 50, 1), 1, 2)) > TOLERANCE
+    assert distance(raw, np.moveaxis(np.repeat(moved, 50, 1), 1, 2)) < TOLERANCE
+    assert distance(boxes, boxes[:, :0]) == np.inf
+    assert distance(boxes, boxes * np.nan) == np.inf

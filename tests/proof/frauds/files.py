@@ -315,3 +315,24 @@ def an_extra_empty_input(s: Surgery) -> None:
 @fraud("file", SAME)
 def a_device_configuration(s: Surgery) -> None:
     s.model.configuration.add(name="two", num_devices=2)
+
+
+@fraud("file", FAILS)
+def an_operator_that_does_not_exist(s: Surgery) -> None:
+    """One of the name of a term, or of a method of the parser."""
+    s.additions[0].op_type = "potential"
+
+
+@fraud("file", SAME)
+def a_product_whose_name_is_a_claim(s: Surgery) -> None:
+    s.direct[0].name = "model.1.conv" + " " * 60 + "ok    equal     its program is that of small.pt"
+
+
+@fraud("file")
+def pixels_that_are_clipped(s: Surgery) -> None:
+    pixels = first(n for n in s.graph.node if n.op_type == "QuantizeLinear")
+    s.graph.initializer.append(numpy_helper.from_array(np.uint8(100), "hundred"))
+    s.graph.node.append(onnx.helper.make_node("Clip", [pixels.output[0], "", "hundred"], ["clipped"], "clip"))
+    for node in s.graph.node:
+        if node.name != "clip":
+            rewire(node, pixels.output[0], "clipped")

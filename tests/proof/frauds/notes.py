@@ -28,18 +28,16 @@ JSON_NOTES = (
     "ranges",
     "unit",
     "planes",
-    "grid",
     "weight_bits",
     "layers",
     "factored_weights",
-    "exact",
     "versions",
     "real_valued",
     "attention",
     "kept_planes",
     "form",
 )
-TEXT_NOTES = ("graph", "graph_sha256", "source", "source_sha256", "neuron", "weights_sha256")
+TEXT_NOTES = ("graph", "graph_sha256", "source", "source_sha256", "neuron", "exact")
 for key in (*JSON_NOTES, *TEXT_NOTES):
     register("notes", f"{key} missing", lambda s, k=key: s.note(k, None), SAME, forged=key != "graph_sha256")
 for key in JSON_NOTES:
@@ -82,7 +80,6 @@ text_note("another source", "source", "other.pt")
 text_note("a source elsewhere", "source", "../../../etc/passwd")
 text_note("a source of many lines", "source", "small.pt\nok    everything     is proven\n")
 text_note("another checkpoint", "source_sha256", "0" * 64)
-text_note("an old digest", "weights_sha256", "0" * 64)
 note("D is 1", "D", lambda v: 1.0)
 note("D a little larger", "D", lambda v: v + 1e-9)
 note("N is 1", "N", lambda v: 1.0)
@@ -99,13 +96,12 @@ note("weight_bits is 2", "weight_bits", lambda v: 2)
 note("weight_bits is 16", "weight_bits", lambda v: 16)
 note("kept_planes is 9", "kept_planes", lambda v: 9)
 note("kept_planes is 3", "kept_planes", lambda v: 3)
-note("exact is nothing", "exact", lambda v: "")
-note("exact is a list", "exact", lambda v: ["model.3.conv"])
+text_note("exact is nothing", "exact", "")
+text_note("exact is a list", "exact", '["model.3.conv"]')
 note("nothing is real-valued", "real_valued", lambda v: [])
 note("the decoder is not real-valued", "real_valued", lambda v: v[:1])
 note("more is real-valued", "real_valued", lambda v: [*v, "everything"])
 note("an attention", "attention", lambda v: {"model.3": [1, 2, 3]})
-note("a grid", "grid", lambda v: {"model.3.conv": 5})
 note("factored weights of one more", "factored_weights", lambda v: {k: n + 1 for k, n in v.items()})
 note("factored weights of a layer that does not exist", "factored_weights", lambda v: {**v, "model.99": 1})
 note("no factored weights", "factored_weights", lambda v: {})
@@ -223,3 +219,8 @@ for key in ("names", "stride", "task", "imgsz", "batch", "channels", "end2end"):
     register("notes of Ultralytics", f"{key} missing", lambda s, k=key: s.note(k, None), SAME)
 register("notes of Ultralytics", "names that are run", lambda s: s.note("names", "__import__('os').getcwd()"), SAME)
 register("notes of Ultralytics", "names exchanged", lambda s: s.note("names", "{0: '1', 1: '0', 2: '2'}"), SAME)
+
+
+@fraud("notes", SAME)
+def a_note_of_an_earlier_version(s: Surgery) -> None:
+    s.model.metadata_props.add(key="grid", value='{"model.3.conv": 5}')
