@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import TensorProto
 
-from spikeyolo.proof.grammar import Layer, Parser, number
+from spikeyolo.proof.grammar import Layer, Parser
 from spikeyolo.proof.onnx_reader import Refused
-from spikeyolo.proof.program import Array, Program, Term
+from spikeyolo.proof.program import Array, Program, Term, number
 
 EXACT = 2**24  # below it float32 holds every whole number
 PAIR = 2**15 - 1  # what processors without VNNI hold of two products

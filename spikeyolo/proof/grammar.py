@@ -45,7 +45,7 @@ from spikeyolo.proof.onnx_reader import (
     read_attribute,
     shown,
 )
-from spikeyolo.proof.program import BYTE, Array, Numbers, Program, Term
+from spikeyolo.proof.program import BYTE, Array, Numbers, Program, Term, number, real, timesteps
 
 OPSETS = range(18, 27)  # in which the operators of the patterns mean the same
 FORMATS = range(7, 13)  # of files
@@ -366,7 +366,7 @@ class Parser:
 
     def _sub(self, op: Operation) -> Values:
         op.attributes()
-        a, b = op.two()
+        a, b = op.values
         if isinstance(a, Firing) and a.stage == "reached" and isinstance(b, Constant):
             if op.scalar(1, np.float32 if a.codes.wide else np.uint8) != 2**a.b - 1:
                 raise Refused(f"subtracts {b.array}, not 2^{a.b} - 1")
@@ -380,7 +380,7 @@ class Parser:
 
     def _mul(self, op: Operation) -> Values:
         op.attributes()
-        a, b = op.two()
+        a, b = op.values
         if isinstance(a, Firing) and a.stage == "fired" and isinstance(b, Constant):
             if op.scalar(1, np.float32 if a.codes.wide else np.uint8) != 2**a.b:
                 raise Refused(f"multiplies by {b.array}, not by 2^{a.b}")
@@ -465,7 +465,7 @@ class Parser:
             return self._real(op)
         if op.attributes(allowzero=0)["allowzero"] != 0:
             raise Refused("has allowzero")
-        target = [int(n) for n in op.constant(1)] if len(op.values) == 2 else []
+        target = [int(n) for n in op.constant(1)]
         if isinstance(x, Constant):
             shape = [x.array.shape[i] if n == 0 else n for i, n in enumerate(target)]
             return Constant(x.array.reshape(shape), x.array if target == [-1] else None)
@@ -493,7 +493,7 @@ class Parser:
         return Constant(np.full(sides, value.array))
 
     def _expand(self, op: Operation) -> Values:
-        x, shape = op.two()
+        x, shape = op.values
         image = isinstance(x, Map) and x.plain and x.term is self.image
         if image and isinstance(shape, Constant) and shape.array.size < 5 and (shape.array == 1).all():
             op.attributes()  # as torch.repeat begins where nothing folds its constants
@@ -529,8 +529,6 @@ class Parser:
     # Products
 
     def _qlinearconv(self, op: Operation) -> Values:
-        if len(op.values) != 9:
-            raise Refused(f"has {len(op.values)} inputs, not 9")
         weight, bias, scale, zeros = (op.constant(i) for i in (3, 8, 4, 5))
         fixed = op.scalar(1, np.float32), op.scalar(2, np.uint8), op.scalar(6, np.float32)
         if fixed != (1, 0, 1) or zeros.any() or zeros.dtype != np.int8:
@@ -546,8 +544,6 @@ class Parser:
         return Map(self.program.codes(total, scale, rest=int(op.scalar(7, np.uint8)), largest=BYTE))
 
     def _conv(self, op: Operation) -> Values:
-        if len(op.values) != 3:
-            raise Refused(f"has {len(op.values)} inputs, not 3")
         operand, weight, bias = op.values
         if not isinstance(operand, Map) or not operand.wide or not isinstance(weight, Quantised) or weight.axis != 0:
             raise Refused("is a product of other than codes and whole weights")
@@ -663,7 +659,7 @@ class Parser:
 
     def _div(self, op: Operation) -> Values:
         op.attributes()
-        a, b = op.two()
+        a, b = op.values
         if isinstance(a, Map) and a.plain and a.last and isinstance(b, Constant) and b.array.ndim == 1:
             if a.term.op != "potential" or b.array.dtype != np.float32 or b.array.shape != (a.term.channels,):
                 raise Refused(f"divides by {shown(b.array)}")
@@ -717,7 +713,7 @@ class Parser:
     def _resize(self, op: Operation) -> Values:
         names = ("coordinate_transformation_mode", "mode", "nearest_mode")
         a = op.attributes(*names, cubic_coeff_a=-0.75)
-        if len(op.values) != 3 or op.values[1] is not None:
+        if op.values[1] is not None:
             return self._real(op)
         x, scales = op.values[0], op.constant(2)
         if (*(a[name] for name in names), a["cubic_coeff_a"]) != (b"asymmetric", b"nearest", b"floor", -0.75):
@@ -749,7 +745,7 @@ class Parser:
 
     def _add(self, op: Operation) -> Values:
         op.attributes()
-        a, b = op.two()
+        a, b = op.values
         if isinstance(a, Constant) and isinstance(b, Constant) and a.array.ndim == b.array.ndim == 4:
             if a.array.dtype != np.int32 or b.array.dtype != np.int32:
                 raise Refused("adds constants that are no places")
@@ -834,59 +830,6 @@ class Parser:
         return (None,) if term.op in {"Mul", "Add", "Div"} and all(map(len, parts)) else ()
 
 
-def real(program: Program, op: str, *inputs: Term, **facts: Any) -> Term:
-    """Return the term of a real-valued operator; a sigmoid and a leaky ReLU are one, whatever they are written in.
-
-    A cast of float64 numbers to float64 is none.
-    """
-    if op == "Reciprocal" and inputs[0].op == "Add" and _is_number(inputs[0].inputs[1], 1.0, np.float64):
-        power = inputs[0].inputs[0]
-        if power.op == "Exp" and power.inputs[0].op == "Neg":
-            x = power.inputs[0].inputs[0]
-            return program.term("Sigmoid", x, shape=(None, x.channels, x.size), attributes=())
-    if op == "Max" and len(inputs) == 2 and inputs[1].op == "Mul" and inputs[1].inputs[0] is inputs[0]:
-        slope = number(inputs[1].inputs[1])
-        if slope is not None and slope.dtype == np.float64 and 0 <= slope <= 1:
-            given = (("alpha", float(slope)),)
-            return program.term("LeakyRelu", inputs[0], shape=facts["shape"], attributes=given)
-    if op == "Cast" and facts["attributes"] == (("to", onnx.TensorProto.DOUBLE),) and _is_double(inputs[0]):
-        return inputs[0]
-    return program.term(op, *inputs, **facts)
-
-
-def _is_double(term: Term) -> bool:
-    """Return whether a term is float64, as the first operand of what keeps its type tells."""
-    while term.op in {"Reshape", "Transpose", "Split", "Softmax", "MatMul", "Add", "Mul"} and term.inputs:
-        term = term.inputs[0]
-    if term.op == "constant":
-        return bool(term["value"].dtype == "float64")
-    return term.op == "Cast" and dict(term.facts).get("attributes") == (("to", onnx.TensorProto.DOUBLE),)
-
-
-def timesteps(
-    p: Program, u: Term, scale: float, *, rest: int, largest: int, T: int, decay: float, exponent: int
-) -> list[Term]:
-    """Return the codes of T timesteps of a neuron, as docs/export.md says them."""
-    shape: Any = (u.largest, u.channels, u.size)
-    map_shape: Any = (None, u.channels, u.size)
-
-    def of(op: str, *inputs: Term) -> Term:
-        return p.term(op, *inputs, shape=map_shape, attributes=())
-
-    def times(x: Term, factor: float) -> Term:
-        return of("Mul", x, p.constant(np.float32(factor)))
-
-    currents = [p.term("Split", u, shape=shape, axis=0, parts=T, index=t) for t in range(T)]
-    potential = currents[0]
-    codes = [p.neuron(potential, scale, rest=rest, largest=largest)]
-    for current in currents[1:]:
-        emitted = codes[-1] if scale == 1 else of("Div", codes[-1], p.constant(np.float32(scale)))
-        left = times(times(of("Sub", potential, emitted), decay), 2.0**-exponent)
-        potential = of("Add", current, times(of("Round", left), 2.0**exponent))
-        codes.append(p.neuron(potential, scale, rest=rest, largest=largest))
-    return codes
-
-
 def power_of_two(step: Array) -> Array:
     """Return steps, which must be powers of two."""
     if not np.isfinite(step).all() or (np.frexp(step)[0] != 0.5).any():
@@ -894,15 +837,3 @@ def power_of_two(step: Array) -> Array:
     if step.size and not STEPS[0] <= step.min() <= step.max() <= STEPS[1]:
         raise Refused(f"has steps from {step.min():g} to {step.max():g}")
     return step
-
-
-def number(term: Term) -> Any:
-    """Return the number of a constant, None if this is none."""
-    if term.op != "constant" or term["value"].array.size != 1:
-        return None
-    return term["value"].array.reshape(())[()]
-
-
-def _is_number(term: Term, value: float, dtype: Any) -> bool:
-    found = number(term)
-    return found is not None and found.dtype == dtype and bool(found == value)

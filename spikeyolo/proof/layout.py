@@ -180,12 +180,6 @@ class Operation:
             raise Refused(f"has {shown(array)} as input {i}, not one number of {np.dtype(dtype).name}")
         return array.item()
 
-    def two(self) -> list[Value]:
-        """Return both inputs."""
-        if len(self.values) != 2:
-            raise Refused(f"has {len(self.values)} inputs, not 2")
-        return self.values
-
 
 def reshaped(x: Value, target: list[int]) -> Value:
     """Return what a reshaping of an inner value is, None if the exporter writes no such one."""

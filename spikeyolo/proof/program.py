@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Size = tuple[int, int]  # height, width
 BYTE = 255
+DOUBLE = 11  # onnx.TensorProto.DOUBLE
 MOVING = {"Concat", "Resize", "MaxPool"}  # of codes, without changing one
 
 
@@ -275,3 +276,68 @@ def _differing(ours: Term, theirs: Term) -> str:
 
 def _float32(array: Array) -> Numbers:
     return Numbers.of(np.asarray(array), np.float32)
+
+
+def real(program: Program, op: str, *inputs: Term, **facts: Any) -> Term:
+    """Return the term of a real-valued operator; a sigmoid and a leaky ReLU are one, whatever they are written in.
+
+    A cast of float64 numbers to float64 is none.
+    """
+    if op == "Reciprocal" and inputs[0].op == "Add" and _is_number(inputs[0].inputs[1], 1.0, np.float64):
+        power = inputs[0].inputs[0]
+        if power.op == "Exp" and power.inputs[0].op == "Neg":
+            x = power.inputs[0].inputs[0]
+            return program.term("Sigmoid", x, shape=(None, x.channels, x.size), attributes=())
+    if op == "Max" and len(inputs) == 2 and inputs[1].op == "Mul" and inputs[1].inputs[0] is inputs[0]:
+        slope = number(inputs[1].inputs[1])
+        if slope is not None and slope.dtype == np.float64 and 0 <= slope <= 1:
+            given = (("alpha", float(slope)),)
+            return program.term("LeakyRelu", inputs[0], shape=facts["shape"], attributes=given)
+    if op == "Cast" and facts["attributes"] == (("to", DOUBLE),) and _is_double(inputs[0]):
+        return inputs[0]
+    return program.term(op, *inputs, **facts)
+
+
+def _is_double(term: Term) -> bool:
+    """Return whether a term is float64, as the first operand of what keeps its type tells."""
+    while term.op in {"Reshape", "Transpose", "Split", "Softmax", "MatMul", "Add", "Mul"} and term.inputs:
+        term = term.inputs[0]
+    if term.op == "constant":
+        return bool(term["value"].dtype == "float64")
+    return term.op == "Cast" and dict(term.facts).get("attributes") == (("to", DOUBLE),)
+
+
+def timesteps(
+    p: Program, u: Term, scale: float, *, rest: int, largest: int, T: int, decay: float, exponent: int
+) -> list[Term]:
+    """Return the codes of T timesteps of a neuron, as docs/export.md says them."""
+    shape: Any = (u.largest, u.channels, u.size)
+    map_shape: Any = (None, u.channels, u.size)
+
+    def of(op: str, *inputs: Term) -> Term:
+        return p.term(op, *inputs, shape=map_shape, attributes=())
+
+    def times(x: Term, factor: float) -> Term:
+        return of("Mul", x, p.constant(np.float32(factor)))
+
+    currents = [p.term("Split", u, shape=shape, axis=0, parts=T, index=t) for t in range(T)]
+    potential = currents[0]
+    codes = [p.neuron(potential, scale, rest=rest, largest=largest)]
+    for current in currents[1:]:
+        emitted = codes[-1] if scale == 1 else of("Div", codes[-1], p.constant(np.float32(scale)))
+        left = times(times(of("Sub", potential, emitted), decay), 2.0**-exponent)
+        potential = of("Add", current, times(of("Round", left), 2.0**exponent))
+        codes.append(p.neuron(potential, scale, rest=rest, largest=largest))
+    return codes
+
+
+def number(term: Term) -> Any:
+    """Return the number of a constant, None if this is none."""
+    if term.op != "constant" or term["value"].array.size != 1:
+        return None
+    return term["value"].array.reshape(())[()]
+
+
+def _is_number(term: Term, value: float, dtype: Any) -> bool:
+    found = number(term)
+    return found is not None and found.dtype == dtype and bool(found == value)

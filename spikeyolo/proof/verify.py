@@ -22,6 +22,7 @@ from spikeyolo.proof.program import Program, difference
 from spikeyolo.proof.reference import Exports, Skeleton
 from spikeyolo.proof.runs import images_for, run
 from spikeyolo.proof.stock import match_decoder
+from spikeyolo.proof.webassembly import check_package
 
 
 def verify(
@@ -51,12 +52,12 @@ def verify(
         ValueError: If the model is no ONNX file, or the reference no spiking checkpoint.
     """
     path, exports = Path(model), Exports(Program())
-    if webassembly and not Path(webassembly, "onnxruntime-web/package.json").is_file():
-        raise FileNotFoundError(f"webassembly={webassembly} has no onnxruntime-web; npm install it beside the folder")
+    if webassembly:
+        check_package(Path(webassembly))
     network = open_reference(reference, trust=trust) if reference else None
-    model_read = read_model(path)
+    content = read_model(path)
     try:
-        graph = Graph.of(path, model_read, exports.program)
+        graph = Graph.of(path, content, exports.program)
     except ValueError as e:
         yield Check("parsed", f"{path} is no spiking program", [str(e)])
         return
@@ -123,7 +124,7 @@ def notes_check(graph: Graph) -> Check:
     text = f"what the file notes is what it is: {graph.notes.graph} graph, {len(graph.parser.layers)} layers"
     try:
         problems = list(disagreements(graph.parser, graph.notes, graph.stored, end2end=graph.end2end))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as e:
+    except Exception as e:  # whatever values that are no such notes make Python raise
         problems = [f"a note is damaged ({line_of(e)}); export the file again"]
     if digest_of(graph.model) != graph.notes.graph_sha256:
         problems.append("nodes or numbers are not those that were exported (SHA-256 differs)")

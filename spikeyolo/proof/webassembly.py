@@ -46,11 +46,7 @@ def run_webassembly(
         FileNotFoundError: If there is no Node, or no onnxruntime-web.
         RuntimeError: If the model cannot be loaded or run, or not in time.
     """
-    if not (node_modules / "onnxruntime-web/package.json").is_file():
-        raise FileNotFoundError(
-            f"{node_modules} has no onnxruntime-web; "
-            f"install it with: npm install --prefix {node_modules.parent} onnxruntime-web"
-        )
+    check_package(node_modules)
     with tempfile.TemporaryDirectory(prefix="spikeyolo-webassembly-") as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
@@ -65,6 +61,19 @@ def run_webassembly(
         if done.returncode or not answer.is_file():
             raise RuntimeError(f"WebAssembly did not run the model: {_reason(done)}")
         return [{t["name"]: _read(folder, t) for t in tensors} for tensors in json.loads(answer.read_bytes())]
+
+
+def check_package(node_modules: Path) -> None:
+    """Demand onnxruntime-web.
+
+    Raises:
+        FileNotFoundError: If the folder does not have it.
+    """
+    if not (node_modules / "onnxruntime-web/package.json").is_file():
+        raise FileNotFoundError(
+            f"{node_modules} has no onnxruntime-web; "
+            f"install it with: npm install --prefix {node_modules.parent} onnxruntime-web"
+        )
 
 
 def _node(arguments: list[str], *, timeout: float) -> subprocess.CompletedProcess[Any]:
